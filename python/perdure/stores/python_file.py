@@ -1,0 +1,420 @@
+"""`PythonFileSessionStore`: the file format in pure Python, for comparison with `FileSessionStore`.
+
+It follows docs/format.md on its own, on plain dicts and the standard library's `json`, and shares no code
+with the Rust core: differential tests hold one against the other, and the benchmarks use it as the plain
+rival that encodes every message at every save. It is as safe as the core's snapshot mode, only slower.
+"""
+
+# Plain calls of the system on plain strings: this is the way of every save.
+# ruff: noqa: PTH100, PTH108
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perdure.errors import (
+    SerializationError,
+    SessionConflictError,
+    SessionCorruptError,
+    SessionExistsError,
+    StoreError,
+)
+from perdure.stores import _plain_disk as disk
+from perdure.stores import _plain_format as fmt
+from perdure.stores import _plain_listing as listing
+from perdure.stores._plain_lock import session_lock
+from perdure.stores._plain_names import candidate_stems, check_id, id_of, show_id, stem_of
+from perdure.stores._plain_reader import Reader, Stored
+from perdure.types import SaveReceipt, SessionInfo
+
+if TYPE_CHECKING:
+    from perdure._core import SessionData
+
+__all__ = ["PlainSession", "PythonFileSessionStore", "new_session_dict"]
+
+Base = tuple["str | None", int]
+"""Lineage (None: of a file that knows none) and revision."""
+
+logger = logging.getLogger("perdure")
+
+
+class PlainSession(dict[str, Any]):
+    """A session as a dict, with what its store remembers of the file that it came from.
+
+    A copy made with `dict(session)` is the same session as far as its `perdure` key says; one without that
+    key (from a file that A3S Code wrote) is a new session then.
+    """
+
+    __slots__ = ("digest", "identity")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.identity: disk.Identity | None = None
+        self.digest: bytes | None = None
+
+
+def new_session_dict(id: str, **fields: Any) -> dict[str, Any]:
+    """A fresh session with every head field of the format, for `save_dict`.
+
+    `fields` replace or add head fields; the members of `config`, `context_usage` and `total_usage` are merged
+    into the defaults. Timestamps are Unix seconds.
+    """
+    check_id(id)
+    if "perdure" in fields:
+        raise TypeError("new_session_dict() takes no field 'perdure': the store makes it")
+    now = int(time.time())
+    session: dict[str, Any] = {
+        "id": id,
+        "config": {
+            "name": "",
+            "workspace": "",
+            "system_prompt": None,
+            "max_context_length": 200000,
+            "auto_compact": False,
+            "planning_enabled": False,
+        },
+        "state": "Active",
+        "context_usage": {"used_tokens": 0, "max_tokens": 200000, "percent": 0.0, "turns": 0},
+        "total_usage": {
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+            "total_tokens": 0,
+            "cache_read_tokens": None,
+            "cache_write_tokens": None,
+        },
+        "tool_names": [],
+        "thinking_enabled": False,
+        "thinking_budget": None,
+        "created_at": now,
+        "updated_at": now,
+        "tasks": [],
+        "messages": [],
+    }
+    for name, value in fields.items():
+        merged = name in ("config", "context_usage", "total_usage") and isinstance(value, dict)
+        session[name] = {**session[name], **value} if merged else value
+    return session
+
+
+class PythonFileSessionStore:
+    """Sessions as files of format 1 in one directory, in snapshot mode, in pure Python. POSIX only.
+
+    directory     made (mode 0700) by the first save; nothing is touched before
+    lock_timeout  seconds to wait for a session that another process is writing
+    check_crc     False: skip the CRC of files that carry one (pure Python computes about 10 MB/s)
+
+    A loaded file's own spelling of numbers and escapes is not kept, only its values: `json` does not tell it.
+    Every `save_dict` writes the whole file, also if nothing has changed. Safe to use from any thread and
+    after a fork.
+    """
+
+    revisions = True
+    threadsafe = True
+
+    def __init__(
+        self, directory: str | os.PathLike[str], *, lock_timeout: float = 0, check_crc: bool = True
+    ) -> None:
+        self.directory = Path(directory)
+        self._dir = os.path.abspath(self.directory)  # a later chdir must not move the store
+        self._lock_timeout = lock_timeout
+        self._files = Reader(self._dir, check_crc)
+        if os.path.lexists(self._dir) and not Path(self._dir).is_dir():
+            raise StoreError(f"{self._dir} is not a directory; sessions need one", filename=self._dir)
+
+    def __repr__(self) -> str:
+        return f"PythonFileSessionStore({self._dir!r})"
+
+    # --- plain dicts
+
+    def save_dict(self, d: dict[str, Any], *, create: bool = False) -> SaveReceipt:
+        """Write the session as a whole; durable when it returns.
+
+        A dict without a `perdure` key is a fresh session, and so is any with `create=True` (a copy: it gets a
+        lineage of its own and revision 1). `d["perdure"]` is set to what was written. Raises
+        `SessionExistsError`, `SessionConflictError`, `SessionLockedError`, `SessionCorruptError` (what is
+        stored is damaged), `SerializationError` (before anything is written), `InvalidSessionIdError`,
+        `StoreError`.
+        """
+        base = None if create else _base_of(d)
+
+        def saved(perdure: dict[str, Any], identity: disk.Identity) -> None:
+            d["perdure"] = perdure
+            if isinstance(d, PlainSession):
+                d.identity, d.digest = identity, None
+
+        return self._save(d, base, (base and base[0]) or secrets.token_hex(16), saved)
+
+    def load_dict(self, id: str) -> PlainSession | None:
+        """The session with this id, or None. A journal beside the file is read too.
+
+        Raises `SessionCorruptError`, `SerializationError` (a number that Python cannot hold), `StoreError`,
+        `InvalidSessionIdError`. A file that others changed but that is whole loads with a warning.
+        """
+        found = self._files.find(check_id(id), self._files.read)
+        if found is None:
+            return None
+        stem, stored = found
+        if stored.outside_change is not None:
+            path = self._files.path(stem, ".json")
+            logger.warning(
+                "%s was changed outside perdure (%s); loaded as it is", path, stored.outside_change
+            )
+        if stored.journal.torn:
+            path, size = self._files.path(stem, ".journal"), len(stored.journal.torn)
+            logger.warning("%s: its last %d bytes were never written completely and do not count", path, size)
+        session = PlainSession(stored.session)
+        if not stored.journal.lines:
+            # With a journal, folding it changes the file but not the session.
+            session.identity, session.digest = stored.identity, hashlib.sha256(stored.data).digest()
+        return session
+
+    def delete(self, id: str) -> bool:
+        """Remove the session for good; False: there is none.
+
+        Raises `SessionLockedError`, `SessionCorruptError` (look at the file first), `StoreError`.
+        """
+        check_id(id)
+        if not Path(self._dir).is_dir():
+            return False
+        with disk.os_errors("delete a session in", self._dir):
+            stem = self._stem_to_write(id)
+            while True:
+                with self._lock(stem, id):
+                    found = self._files.find(id, self._files.read)
+                    if found is None:
+                        self._sweep(stem)
+                        return False
+                    if found[0] == stem:
+                        self._bury(id, stem, found[1])
+                        return True
+                stem = found[0]
+
+    def exists(self, id: str) -> bool:
+        """Whether there is a session with this id. A damaged file raises what `load_dict` would."""
+        return self._files.find(check_id(id), self._files.peek) is not None
+
+    def list(self) -> builtins.list[str]:
+        """The ids of all sessions, sorted. Files that are not sessions are left out."""
+        return sorted(
+            {stored.session["id"] for stem in self._files.stems() if (stored := self._files.listed(stem))}
+        )
+
+    def infos(
+        self, limit: int = 50, cursor: str | None = None
+    ) -> tuple[builtins.list[SessionInfo], str | None]:
+        """At most `limit` sessions, the last written first, and the cursor of the next page (None: no more).
+
+        Reads heads only, and only those of the page. `ValueError`: a limit below 1, or a cursor from
+        elsewhere.
+        """
+        if limit < 1:
+            raise ValueError(f"limit: at least 1, not {limit}")
+        after = None if cursor is None else listing.place_of(cursor)
+        places: builtins.list[tuple[listing.Place, str]] = []
+        for stem in self._files.stems():
+            times = [self._files.modified(stem, ending) for ending in (".json", ".journal")]
+            if max(times) >= 0:
+                places.append(((-max(times), id_of(stem) or stem), stem))
+        page: builtins.list[SessionInfo] = []
+        last: listing.Place = (0, "")
+        for place, stem in sorted(places):
+            if after is not None and place <= after:
+                continue
+            stored = self._files.listed(stem)
+            if stored is None:
+                continue
+            if len(page) == limit:
+                return page, listing.cursor_after(last)
+            page.append(listing.info_of(stored.session, stored.identity[1] + stored.journal.good, -place[0]))
+            last = place
+        return page, None
+
+    # --- the store protocol
+
+    def save(self, data: SessionData | dict[str, Any], *, create: bool = False) -> SaveReceipt:
+        """`save_dict` for a `SessionData` (or a plain dict); its base moves once the save is durable."""
+        if isinstance(data, dict):
+            return self.save_dict(data, create=create)
+        delta = data.delta()
+        if delta is None:
+            return SaveReceipt(data.revision, 0, 0, 0.0, self._dir)
+        d = delta.session.to_dict()
+        d.pop("perdure", None)
+        return self._save(d, None, delta.lineage, lambda perdure, identity: data.settle(delta))
+
+    # --- saving
+
+    def _save(
+        self,
+        d: dict[str, Any],
+        base: Base | None,
+        lineage: str,
+        saved: Callable[[dict[str, Any], disk.Identity], None],
+    ) -> SaveReceipt:
+        started = time.perf_counter()
+        id = check_id(d.get("id"))
+        known = d["perdure"].get("message_count") if base and base[1] else 0
+        built = fmt.build_snapshot(
+            d, lineage, (base[1] if base else 0) + 1, known if type(known) is int else 0
+        )
+        with disk.os_errors("save a session in", self._dir):
+            if base is None:
+                disk.make_directory(self._dir)
+            elif not Path(self._dir).is_dir():
+                raise self._conflict(id, base[1], None, f"the directory {self._dir} is gone")
+            stem = self._stem_to_write(id)
+            while True:
+                with self._lock(stem, id):
+                    found = self._files.find(id, self._files.peek)
+                    now = found[0] if found else stem_of(id)
+                    if now == stem:
+                        self._compare(id, d, base, found[1] if found else None, stem)
+                        self._commit(stem, built, found[1].journal if found else None, saved)
+                        break
+                stem = now  # the file went or came between the look and the lock
+        return SaveReceipt(
+            revision=built.perdure["revision"],
+            bytes_written=len(built.data),
+            new_bytes=built.new_bytes,
+            seconds=time.perf_counter() - started,
+            location=self._files.path(stem, ".json"),
+        )
+
+    def _compare(
+        self,
+        id: str,
+        d: dict[str, Any],
+        base: Base | None,
+        stored: Stored | None,
+        stem: str,
+    ) -> None:
+        """Compare and swap: raise unless what is stored is what the session was made from."""
+        if base is None:
+            if stored is not None:
+                raise SessionExistsError(
+                    f"session {show_id(id)} exists already: {self._files.path(stem, '.json')}; load it, or "
+                    "take another id",
+                    session_id=id,
+                )
+            self._refuse_twin(id, stem)
+            return
+        if stored is None:
+            raise self._conflict(id, base[1], None, "it was deleted since it was loaded")
+        if stored.base != base:
+            another = base[0] is not None and stored.base[0] != base[0]
+            what = "another session was stored in its place" if another else "somebody else saved it"
+            raise self._conflict(id, base[1], stored.base[1], what)
+        if isinstance(d, PlainSession) and d.identity not in (None, stored.identity):
+            again = disk.read_file(self._files.path(stem, ".json")) if d.digest is not None else None
+            if again is None or hashlib.sha256(again[0]).digest() != d.digest:
+                raise self._conflict(id, base[1], stored.base[1], "its file was changed outside perdure")
+
+    def _conflict(self, id: str, expected: int, found: int | None, what: str) -> SessionConflictError:
+        state = "nothing is stored" if found is None else f"revision {found} is stored"
+        return SessionConflictError(
+            f"session {show_id(id)}: {what} ({state}, revision {expected} was expected); load it again and "
+            "repeat the change, or save it under another id",
+            session_id=id,
+            expected=expected,
+            found=found,
+        )
+
+    def _refuse_twin(self, id: str, stem: str) -> None:
+        """A directory may be moved to a file system that takes small letters and capitals for the same."""
+        for other in self._files.stems():
+            if other.lower() != stem.lower():
+                continue
+            stored = self._files.listed(other)
+            holder = f"session {show_id(stored.session['id'])}" if stored else "something else"
+            raise SessionExistsError(
+                f"session {show_id(id)} cannot be created: its file {stem}.json has the name of "
+                f"{self._files.path(other, '.json')}, which holds {holder}, or differs from it only in case; "
+                "take another id",
+                session_id=id,
+            )
+
+    def _commit(
+        self,
+        stem: str,
+        built: fmt.Built,
+        journal: fmt.Journal | None,
+        saved: Callable[[dict[str, Any], disk.Identity], None],
+    ) -> None:
+        path = self._files.path(stem, ".journal")
+        if journal is None:
+            self._sweep(stem)
+        elif journal.torn:
+            self._put_aside(path, journal.torn)
+        # The session stands on what is in place now, also if making it durable fails after that and raises.
+        disk.replace(self._dir, stem, built.data, lambda identity: saved(built.perdure, identity))
+        if self._files.modified(stem, ".journal") >= 0:
+            try:
+                disk.empty_and_remove(path, self._dir)
+            except OSError as error:
+                # The snapshot has everything and is durable; the journal is known to be older than it.
+                logger.warning("%s: cannot be removed: %s; it no longer counts", path, error.strerror)
+
+    def _bury(self, id: str, stem: str, stored: Stored) -> None:
+        """Delete for good: a tombstone first, so that a crash from then on cannot bring the session back."""
+        journal, path = stored.journal, self._files.path(stem, ".journal")
+        if journal.torn:
+            self._put_aside(path, journal.torn)
+        perdure = stored.session.get("perdure")
+        disk.append(path, fmt.tombstone(journal, id, perdure, stored.data, int(time.time())), journal.good)
+        disk.sync_directory(self._dir)
+        self._finish_delete(stem)
+
+    def _put_aside(self, path: str, torn: bytes) -> None:
+        aside = disk.put_aside(path, torn)
+        logger.warning(
+            "%s: %d bytes that were never written completely were moved to %s", path, len(torn), aside
+        )
+
+    def _sweep(self, stem: str) -> None:
+        """With the lock held and no session under this name: finish a delete, put a torn journal aside."""
+        path = self._files.path(stem, ".journal")
+        journal = fmt.read_journal(disk.read_journal_file(path), path)
+        if journal.deleted:
+            self._finish_delete(stem)
+        elif journal.header is None and os.path.lexists(path):
+            if journal.torn:
+                self._put_aside(path, journal.torn)
+            disk.empty_and_remove(path, self._dir)
+
+    def _finish_delete(self, stem: str) -> None:
+        for ending in (".json", ".journal"):
+            try:
+                os.unlink(self._files.path(stem, ending))
+            except FileNotFoundError:
+                pass
+            disk.sync_directory(self._dir)
+
+    def _lock(self, stem: str, id: str) -> AbstractContextManager[None]:
+        return session_lock(self._files.path(stem, ".lock"), id, self._lock_timeout)
+
+    def _stem_to_write(self, id: str) -> str:
+        """The name that was found, else ours. To be looked at again once its lock is held."""
+        stems = candidate_stems(id)
+        found = self._files.find(id, self._files.peek) if len(stems) > 1 else None
+        return found[0] if found else stems[0]
+
+
+def _base_of(d: dict[str, Any]) -> Base | None:
+    """Lineage and revision from which this copy was made; None: it is fresh."""
+    if "perdure" not in d:
+        return (None, 0) if isinstance(d, PlainSession) and d.identity is not None else None
+    try:
+        fmt.check_shape({"id": "x", "messages": [], "perdure": d["perdure"]}, "this session")
+    except SessionCorruptError as error:
+        what = f"perdure: {error}; leave this field as load_dict() gave it, or remove it for a new session"
+        raise SerializationError(what, path="perdure") from None
+    return (d["perdure"]["lineage"], d["perdure"]["revision"])

@@ -1,0 +1,421 @@
+"""A model that a turn can call: opened from the configuration, streamed, its failures named."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Protocol, cast
+
+from perdure.errors import ConfigError, ModelError
+from perdure.turn import missing_extra
+
+try:
+    import httpx2
+    from pydantic_ai.direct import model_request_stream
+    from pydantic_ai.exceptions import UserError
+    from pydantic_ai.messages import (
+        InstructionPart,
+        ModelMessage,
+        ModelResponse,
+        PartDeltaEvent,
+        PartStartEvent,
+        TextPart,
+        TextPartDelta,
+    )
+    from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse, infer_model
+    from pydantic_ai.providers import infer_provider_class
+    from pydantic_ai.settings import ModelSettings
+    from pydantic_ai.tools import ToolDefinition
+
+    from perdure.turn.failures import ModelFacts, model_error, shown_url
+    from perdure.turn.wire import for_sending
+except ImportError as error:
+    raise missing_extra(error) from None
+
+__all__ = [
+    "ReplyStream",
+    "RequestSettings",
+    "ResolvedModelLike",
+    "Timeouts",
+    "ToolSpecLike",
+    "TurnModel",
+    "open_model",
+]
+
+
+class ToolSpecLike(Protocol):
+    """A tool as a model is told of it; `parameters` is the JSON schema of an object."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def parameters(self) -> dict[str, Any]: ...
+
+
+class RequestSettings(Protocol):
+    """What a request takes from the settings of a turn."""
+
+    @property
+    def temperature(self) -> float | None: ...
+    @property
+    def system_prompt(self) -> str | None: ...
+
+
+class _Provider(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class _Model(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def tool_call(self) -> bool | None: ...
+
+
+class ResolvedModelLike(Protocol):
+    """`perdure.config.ResolvedModel`, as far as opening a model needs it."""
+
+    @property
+    def provider(self) -> _Provider: ...
+    @property
+    def model(self) -> _Model: ...
+    @property
+    def api_key(self) -> str | None: ...
+    @property
+    def base_url(self) -> str | None: ...
+    def require_key(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. `connect`: until there is a connection. `idle`: longest silence before and in the reply."""
+
+    connect: float = 10.0
+    idle: float = 300.0
+
+
+class TurnModel:
+    """One model, ready to be asked. Belongs to the event loop it was opened on, and to no other.
+
+    `name` is `provider/model`, `supports_tools` whether it is told of tools at all. Close it with `aclose()`
+    or `async with`; its connections are pooled until then. Several requests may run at the same time.
+    """
+
+    def __init__(
+        self,
+        model: Model[Any],
+        facts: ModelFacts,
+        *,
+        supports_tools: bool,
+        timeouts: Timeouts,
+        checks_end: bool,
+        keeps_id: bool = False,
+        client: httpx2.AsyncClient | None = None,
+    ) -> None:
+        self.name = facts.name
+        self.supports_tools = supports_tools
+        self._model = model
+        self._facts = facts
+        self._timeouts = timeouts
+        self._checks_end = checks_end
+        self._keeps_id = keeps_id
+        self._client = client
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> TurnModel:
+        """Take hold of the connections. `open_model` has done it."""
+        async with AsyncExitStack() as stack:
+            if self._client is not None:
+                await stack.enter_async_context(self._client)
+            await stack.enter_async_context(self._model)
+            self._stack = stack.pop_all()
+        return self
+
+    async def aclose(self) -> None:
+        """Close its connections. Harmless when closed already."""
+        await self._stack.aclose()
+
+    async def __aenter__(self) -> TurnModel:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def request_stream(
+        self, messages: Sequence[ModelMessage], tools: Sequence[ToolSpecLike], settings: RequestSettings
+    ) -> ReplyStream:
+        """Ask for the next reply: use it as `async with`, iterate over its text, then take its `reply`.
+
+        `messages` end with a user's message. `tools` are left out if the model does not support any.
+        """
+        definitions = [
+            ToolDefinition(
+                name=tool.name, description=tool.description, parameters_json_schema=tool.parameters
+            )
+            for tool in (tools if self.supports_tools else ())
+        ]
+        prompt = settings.system_prompt
+        parameters = ModelRequestParameters(
+            function_tools=definitions,
+            instruction_parts=[InstructionPart(content=prompt)] if prompt else [],
+        )
+        stream = model_request_stream(
+            self._model,
+            for_sending(messages),
+            model_settings=self._settings(settings.temperature),
+            model_request_parameters=parameters,
+            instrument=False,
+        )
+        return ReplyStream(
+            stream,
+            self._facts,
+            checks_end=self._checks_end,
+            model_id=self._facts.model_id if self._keeps_id else None,
+        )
+
+    def _settings(self, temperature: float | None) -> ModelSettings:
+        limits = self._timeouts
+        # Only the server may be silent for `idle`: sending and a free connection are a matter of seconds.
+        timeout = httpx2.Timeout(limits.idle, connect=limits.connect, write=30.0, pool=30.0)
+        settings: dict[str, Any] = {
+            "timeout": cast("Any", timeout) if self._checks_end else limits.idle,
+            "first_event_timeout": limits.idle,
+            "max_retries": self._facts.retries,
+        }
+        if temperature is not None:
+            settings["temperature"] = temperature
+        unsupported = self._model.unsupported_settings
+        return cast(
+            "ModelSettings", {key: value for key, value in settings.items() if key not in unsupported}
+        )
+
+
+class ReplyStream:
+    """A reply as it comes in. Every failure is a `ModelError` that holds neither key nor content.
+
+    Leaving the `async with` closes the connection, also in the middle of the reply.
+    """
+
+    def __init__(
+        self,
+        stream: AbstractAsyncContextManager[StreamedResponse],
+        facts: ModelFacts,
+        *,
+        checks_end: bool,
+        model_id: str | None,
+    ) -> None:
+        self._context = stream
+        self._facts = facts
+        self._checks_end = checks_end
+        self._model_id = model_id
+        self._stream: StreamedResponse | None = None
+        self._events: AsyncIterator[Any] | None = None
+        self._ended = False
+
+    async def __aenter__(self) -> ReplyStream:
+        failure: ModelError | None = None
+        try:
+            self._stream = await self._context.__aenter__()
+            self._events = self._stream.__aiter__()
+        except Exception as error:
+            failure = model_error(error, self._facts)
+        if failure is not None:
+            raise failure
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        close = getattr(self._events, "aclose", None)
+        try:
+            if close is not None:
+                await close()
+        except Exception:
+            pass  # the reply is whole or given up: how the connection ends changes nothing
+        try:
+            await self._context.__aexit__(None, None, None)
+        except Exception:
+            pass
+
+    def __aiter__(self) -> ReplyStream:
+        return self
+
+    async def __anext__(self) -> str:
+        """The next piece of text, never empty."""
+        if self._events is None:
+            raise RuntimeError("a reply is read inside of its 'async with'")
+        while True:
+            # Raised after the block, so that the library's error is not its context.
+            failure: ModelError | None = None
+            try:
+                event = await self._events.__anext__()
+            except StopAsyncIteration:
+                break
+            except Exception as error:
+                failure = model_error(error, self._facts)
+            if failure is not None:
+                raise failure
+            if text := _text_in(event):
+                return text
+        self._ended = True
+        raise StopAsyncIteration
+
+    @property
+    def reply(self) -> ModelResponse:
+        """The whole reply, once the iteration is over. A stream that was cut is a `ModelError`."""
+        if self._stream is None or not self._ended:
+            raise RuntimeError("the reply is not whole yet")
+        reply = self._stream.get()
+        details = reply.provider_details or {}
+        if reply.finish_reason == "error":
+            raise self._failed("the server reported an error in the middle of the reply")
+        # The end of the connection may pass for the end of the reply. Only the server's own word that it had
+        # finished tells the two apart.
+        told = details.get("finish_reason") or details.get("refusal")
+        if reply.state not in ("complete", "suspended") or (self._checks_end and not told):
+            raise self._failed("the connection broke off before the reply was whole")
+        return replace(reply, model_name=self._model_id) if self._model_id else reply
+
+    def _failed(self, what: str) -> ModelError:
+        name = self._facts.name
+        hint = "Try again; continue_turn() goes on after the last finished step."
+        return ModelError(f"model {name!r}: {what}. {hint}", model=name)
+
+
+def _text_in(event: Any) -> str | None:
+    if isinstance(event, PartStartEvent) and isinstance(event.part, TextPart):
+        return event.part.content
+    if isinstance(event, PartDeltaEvent) and isinstance(event.delta, TextPartDelta):
+        return event.delta.content_delta
+    return None
+
+
+async def open_model(
+    resolved: ResolvedModelLike, *, timeouts: Timeouts | None = None, retries: int = 2
+) -> TurnModel:
+    """Open the model that the configuration names, on the running event loop.
+
+    openai     the chat completions API, at `base_url` if given (which then needs no key)
+    anthropic  the messages API
+    local      the local server, which is started if it does not run; `base_url` names one that runs elsewhere
+    others     by pydantic-ai's name, with the key and the base_url where that provider takes them; a name
+               that pydantic-ai does not know is an OpenAI-compatible server if there is a `base_url`
+
+    `retries` is how often a request is repeated (429, 5xx, no connection) before its reply has begun.
+    Raises `ConfigError` for a missing key, extra or package and for an unknown provider.
+    """
+    limits = timeouts or Timeouts()
+    name, model_id = resolved.provider.name, resolved.model.id
+    tools = resolved.model.tool_call
+    facts = ModelFacts(
+        f"{name}/{model_id}", name, model_id, shown_url(resolved.base_url), idle=limits.idle, retries=retries
+    )
+    client: httpx2.AsyncClient | None = None
+    problem: ConfigError | None = None
+    try:
+        if name == "local":
+            url = resolved.base_url or await _local_url(model_id)
+            facts = replace(facts, url=shown_url(url))
+            # A proxy for the internet must not get what is said on this machine.
+            client = httpx2.AsyncClient(trust_env=False)
+            model = _compatible(name, model_id, url, resolved.api_key, client)
+        elif name == "openai":
+            model = _openai(resolved)
+        elif name == "anthropic":
+            model = _anthropic(resolved)
+        else:
+            model = _by_name(resolved)
+    except ImportError as error:
+        problem = (
+            missing_extra(error) if name in ("local", "openai", "anthropic") else _no_package(name, error)
+        )
+    except UserError as error:
+        problem = ConfigError(f"provider {name!r}: {error.message}", option="providers")
+    if problem is not None:
+        raise problem
+    checks_end = type(model).__name__ in ("OpenAIChatModel", "AnthropicModel")
+    opened = TurnModel(
+        model,
+        facts,
+        supports_tools=bool(tools) if tools is not None else name != "local",
+        timeouts=limits,
+        checks_end=checks_end,
+        # A local server calls its model by the path of its file.
+        keeps_id=name == "local",
+        client=client,
+    )
+    return await opened.start()
+
+
+async def _local_url(model_id: str) -> str:
+    from perdure.turn.local import local_base_url
+
+    return await local_base_url(model_id)
+
+
+def _openai(resolved: ResolvedModelLike) -> Model[Any]:
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    # Without a key of its own the provider would take OPENAI_API_KEY and send it to the other server.
+    key = (resolved.api_key or "none") if resolved.base_url else resolved.require_key()
+    provider = OpenAIProvider(base_url=resolved.base_url, api_key=key)
+    return OpenAIChatModel(resolved.model.id, provider=provider)
+
+
+def _anthropic(resolved: ResolvedModelLike) -> Model[Any]:
+    from pydantic_ai.models.anthropic import AnthropicModel
+    from pydantic_ai.providers.anthropic import AnthropicProvider
+
+    key = resolved.require_key()
+    if resolved.base_url is None:
+        return AnthropicModel(resolved.model.id, provider=AnthropicProvider(api_key=key))
+    provider = AnthropicProvider(api_key=key, base_url=resolved.base_url)
+    return AnthropicModel(resolved.model.id, provider=provider)
+
+
+def _compatible(
+    name: str, model_id: str, url: str, key: str | None, client: httpx2.AsyncClient | None
+) -> Model[Any]:
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+
+    provider = OpenAICompatibleProvider(name, base_url=url, api_key=key or "none", http_client=client)
+    return OpenAIChatModel(model_id, provider=provider)
+
+
+def _by_name(resolved: ResolvedModelLike) -> Model[Any]:
+    name = resolved.provider.name
+    try:
+        kind = infer_provider_class(name)
+    except ValueError:
+        if resolved.base_url:
+            return _compatible(name, resolved.model.id, resolved.base_url, resolved.api_key, None)
+        kind = None
+    if kind is None:
+        raise ConfigError(
+            f"unknown provider {name!r}: use 'openai', 'anthropic', 'local' or a provider of pydantic-ai, "
+            "or give it a base_url if its server is OpenAI-compatible",
+            option="providers",
+        )
+    takes = inspect.signature(kind.__init__).parameters
+    given = {"api_key": resolved.api_key, "base_url": resolved.base_url}
+    for key, value in given.items():
+        if value is not None and key not in takes:
+            raise ConfigError(f"provider {name!r} takes no {key}", option="providers")
+    wanted: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    return infer_model(f"{name}:{resolved.model.id}", lambda _: kind(**wanted))
+
+
+def _no_package(name: str, error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"provider {name!r} needs a package that is not installed ({error.name or 'unknown'}): "
+        f"run `pip install 'pydantic-ai-slim[{name}]'`",
+        option="providers",
+    )

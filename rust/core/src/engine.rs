@@ -1,0 +1,215 @@
+//! The store of one directory. All stores of a process on the same directory share one engine.
+
+use crate::error::{At, Error, Result};
+use crate::fs::{Dir, RealDir};
+use crate::id::SessionId;
+use crate::read::{other_session, read, Found, Names};
+use crate::session::Session;
+use crate::slot::Slot;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+/// Sessions whose files are kept open; more are closed, longest unused first.
+const OPEN_SESSIONS: usize = 64;
+
+/// How a save is to be done.
+#[derive(Debug, Clone, Copy)]
+pub struct SaveOptions {
+    /// A step inside of a turn: goes to the journal where it can.
+    pub step: bool,
+    /// The session may be new even if its base says otherwise: copies, forks, imports.
+    pub create: bool,
+    /// Overwrite whatever is stored.
+    pub force: bool,
+    /// Sync before returning. First snapshots and folds are synced always.
+    pub sync: bool,
+    /// How long to wait for another process that has the session open.
+    pub lock_timeout: Duration,
+}
+
+impl Default for SaveOptions {
+    fn default() -> SaveOptions {
+        SaveOptions { step: false, create: false, force: false, sync: true, lock_timeout: Duration::ZERO }
+    }
+}
+
+/// A session as it was loaded.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The session.
+    pub session: Session,
+    /// What is worth a warning.
+    pub warnings: Vec<String>,
+}
+
+/// The engine of one directory.
+#[derive(Debug)]
+pub struct Engine {
+    dir: Arc<dyn Dir>,
+    number: u64,
+    process: u32,
+    slots: Mutex<Slots>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    by_stem: HashMap<String, (Arc<Mutex<Slot>>, u64)>,
+    clock: u64,
+}
+
+/// A lock that a panicking thread left is still a lock: what it guards is re-read from disk anyway.
+pub(crate) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+type Registry = HashMap<(u32, u64, u64), Weak<Engine>>;
+
+fn registry() -> &'static Mutex<Registry> {
+    static REGISTRY: OnceLock<Mutex<Registry>> = OnceLock::new();
+    REGISTRY.get_or_init(Mutex::default)
+}
+
+impl Engine {
+    /// The engine of a directory, which is made if need be.
+    pub fn open(path: &Path) -> Result<Arc<Engine>> {
+        let dir = RealDir::open(path).at("open the session directory", path)?;
+        let (device, inode) = dir.identity().at("stat", path)?;
+        let process = std::process::id();
+        let mut registry = guard(registry());
+        registry.retain(|_, engine| engine.strong_count() > 0);
+        if inode != 0 {
+            // Engines of the process we were forked from are not ours.
+            if let Some(engine) = registry.get(&(process, device, inode)).and_then(Weak::upgrade) {
+                return Ok(engine);
+            }
+        }
+        let engine = Arc::new(Engine::on(Arc::new(dir)));
+        registry.insert((process, device, inode), Arc::downgrade(&engine));
+        Ok(engine)
+    }
+
+    /// An engine on any directory, shared with nobody.
+    pub fn on(dir: Arc<dyn Dir>) -> Engine {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Engine { dir, number, process: std::process::id(), slots: Mutex::default() }
+    }
+
+    /// Where the directory is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// False in a process that was forked from the one that opened the engine: it has to open its own.
+    pub fn is_ours(&self) -> bool {
+        self.process == std::process::id()
+    }
+
+    pub(crate) fn dir(&self) -> &dyn Dir {
+        &*self.dir
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The slot of a file name. One thread at a time works on a session's files.
+    pub(crate) fn slot(&self, names: &Names) -> Arc<Mutex<Slot>> {
+        let mut slots = guard(&self.slots);
+        slots.clock += 1;
+        let now = slots.clock;
+        let mut evicted = None;
+        if slots.by_stem.len() >= OPEN_SESSIONS && !slots.by_stem.contains_key(&names.stem) {
+            // A slot that only the table holds is idle. A poisoned one has to remember that it is.
+            let idle = slots.by_stem.iter().filter(|(_, (slot, _))| Arc::strong_count(slot) == 1 && !guard(slot).poisoned);
+            let stem = idle.min_by_key(|(_, (_, used))| *used).map(|(stem, _)| stem.clone());
+            evicted = stem.and_then(|stem| slots.by_stem.remove(&stem));
+        }
+        let new = || (Arc::new(Mutex::new(Slot::new(names.clone()))), 0);
+        let entry = slots.by_stem.entry(names.stem.clone()).or_insert_with(new);
+        entry.1 = now;
+        let slot = entry.0.clone();
+        drop(slots);
+        if let Some((slot, _)) = evicted {
+            guard(&slot).close(self.dir());
+        }
+        slot
+    }
+
+    /// Finds a session: under our file name, then under A3S Code's.
+    pub(crate) fn find(&self, id: &SessionId) -> Result<(Names, Found)> {
+        let mut ours = None;
+        for (i, names) in Names::candidates(id).enumerate() {
+            let found = read(self.dir(), self.number, &names, id)?;
+            match (i, &found) {
+                (_, Found::Session(_)) => return Ok((names, found)),
+                (0, _) => ours = Some((names, found)),
+                // A3S's name may well hold another session.
+                _ => {}
+            }
+        }
+        let (names, found) = ours.unwrap_or_else(|| (Names::new(id.stem()), Found::Nothing));
+        if let Found::Other(other) = &found {
+            match other_session(&self.path().join(&names.snapshot), id, other) {
+                Error::Exists { .. } => {} // a twin; to this id there is nothing
+                error => return Err(error),
+            }
+        }
+        Ok((names, found))
+    }
+
+    /// Loads a session; None if it is not there.
+    pub fn load(&self, id: &SessionId) -> Result<Option<Loaded>> {
+        match self.find(id)?.1 {
+            Found::Session(stored) => Ok(Some(Loaded { session: stored.session, warnings: stored.warnings })),
+            Found::Nothing | Found::Deleted | Found::Other(_) => Ok(None),
+        }
+    }
+
+    /// True if a session is stored under this id. A damaged one exists.
+    pub fn exists(&self, id: &SessionId) -> Result<bool> {
+        match self.find(id) {
+            Ok((_, found)) => Ok(matches!(found, Found::Session(_))),
+            Err(Error::Corrupt { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets go of a session's files: what is empty is removed, a lock is given up. Nothing is lost by it.
+    pub fn release(&self, session: &Session) {
+        let name = session.base().saved().and_then(|s| s.file.as_ref()).map(|f| f.name.as_str());
+        let stem = name.and_then(|n| n.strip_suffix(".json")).map_or_else(|| session.id().stem(), str::to_string);
+        let slot = guard(&self.slots).by_stem.remove(&stem);
+        if let Some((slot, _)) = slot {
+            guard(&slot).close(self.dir());
+        }
+    }
+
+    /// Lets go of all files. The engine can still be used afterwards.
+    pub fn close(&self) {
+        let slots = std::mem::take(&mut guard(&self.slots).by_stem);
+        for (slot, _) in slots.into_values() {
+            guard(&slot).close(self.dir());
+        }
+    }
+
+    /// Closes every engine of this process that is still in use.
+    pub fn close_all() {
+        let engines: Vec<_> = guard(registry()).values().filter_map(Weak::upgrade).collect();
+        for engine in engines.iter().filter(|e| e.is_ours()) {
+            engine.close();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // In a forked child the files are only closed: unlocking would take the parent's locks away.
+        if self.is_ours() {
+            self.close();
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Saving and deleting (docs/format.md, section 4). Everything here runs under the session's lock.
+
+use crate::engine::{guard, Engine, SaveOptions};
+use crate::error::{At, Error, Result};
+use crate::fs::Open;
+use crate::id::SessionId;
+use crate::journal::{encode_save, encode_tombstone, Header};
+use crate::lock::Wait;
+use crate::read::{other_session, read, Found, JournalFile, Names};
+use crate::session::{FileBase, Lineage, Saved, Session};
+use crate::slot::Held;
+use crate::snapshot::Image;
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a save did.
+#[derive(Debug)]
+pub struct Receipt {
+    /// The state that is stored now.
+    pub saved: Arc<Saved>,
+    /// Bytes written, everything counted.
+    pub bytes_written: u64,
+    /// Bytes of messages that were new.
+    pub new_bytes: u64,
+    /// Time spent in syncs.
+    pub syncing: Duration,
+}
+
+/// A save that failed.
+#[derive(Debug)]
+pub struct Failed {
+    /// Why.
+    pub error: Error,
+    /// Set if it may have been stored all the same: the state that it would have made.
+    pub attempt: Option<Arc<Saved>>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        Failed { error, attempt: None }
+    }
+}
+
+/// What lies on disk, as far as a writer needs it.
+struct Current {
+    saved: Arc<Saved>,
+    journal: JournalFile,
+}
+
+impl Engine {
+    /// Saves a session. The caller moves its session's base to the receipt's state.
+    pub fn save(&self, session: &Session, options: &SaveOptions) -> Result<Receipt, Failed> {
+        let base_file = session.base().saved().and_then(|s| s.file.as_ref()).filter(|f| f.engine == self.number());
+        if let (Some(file), Some(saved)) = (base_file, session.base().shared()) {
+            let rests = options.step || file.journal_len == 0;
+            if session.is_unchanged() && rests && !options.force && !options.create {
+                return Ok(Receipt { saved, bytes_written: 0, new_bytes: 0, syncing: Duration::ZERO });
+            }
+        }
+        let names = match base_file.and_then(|f| f.name.strip_suffix(".json")) {
+            Some(stem) => Names::new(stem.to_string()),
+            // Only an id that A3S Code writes under another name has to be looked for.
+            None if session.id().a3s_stem().is_some() => self.find(session.id())?.0,
+            None => Names::new(session.id().stem()),
+        };
+        let slot = self.slot(&names);
+        let mut slot = guard(&slot);
+        let held = slot.hold(self.dir(), session.id().as_str(), Wait::AtMost(options.lock_timeout))?;
+        let mut save = Save { engine: self, held, session, syncing: Duration::ZERO };
+        let current = save.current()?;
+        let current = save.check(current, options)?;
+        save.write(current, options)
+    }
+
+    /// Deletes a session; false if there was none.
+    pub fn delete(&self, id: &SessionId, lock_timeout: Duration) -> Result<bool> {
+        let (names, _) = self.find(id)?;
+        let slot = self.slot(&names);
+        let mut slot = guard(&slot);
+        let mut held = slot.hold(self.dir(), id.as_str(), Wait::AtMost(lock_timeout))?;
+        let there = match read(self.dir(), self.number(), &names, id)? {
+            Found::Nothing | Found::Other(_) => false,
+            Found::Deleted => {
+                held.finish_delete()?;
+                false
+            }
+            Found::Session(stored) => {
+                held.tombstone(&stored.session, &stored.journal)?;
+                held.finish_delete()?;
+                true
+            }
+        };
+        drop(held);
+        slot.close(self.dir());
+        Ok(there)
+    }
+}
+
+struct Save<'a> {
+    engine: &'a Engine,
+    held: Held<'a>,
+    session: &'a Session,
+    syncing: Duration,
+}
+
+impl Save<'_> {
+    /// The stored state: known from the files' identities, else read.
+    fn current(&mut self) -> Result<Option<Current>> {
+        for known in [self.session.base().shared(), self.session.attempt().cloned()].into_iter().flatten() {
+            if let Some(current) = self.trusted(known)? {
+                return Ok(Some(current));
+            }
+        }
+        let (engine, names) = (self.engine, self.held.slot.names.clone());
+        match read(engine.dir(), engine.number(), &names, self.session.id())? {
+            Found::Nothing => Ok(None),
+            Found::Deleted => {
+                self.held.finish_delete()?;
+                Ok(None)
+            }
+            Found::Other(other) => Err(other_session(&engine.dir().path().join(&names.snapshot), self.session.id(), &other)),
+            Found::Session(stored) => Ok(stored
+                .session
+                .base()
+                .shared()
+                .map(|saved| Current { saved, journal: stored.journal })),
+        }
+    }
+
+    /// The known state, if the files are still exactly those that were seen.
+    fn trusted(&self, known: Arc<Saved>) -> Result<Option<Current>> {
+        let (dir, names) = (self.held.dir, &self.held.slot.names);
+        let Some(file) = known.file.as_ref().filter(|f| f.engine == self.engine.number()) else { return Ok(None) };
+        let path = dir.path().join(&names.snapshot);
+        let snapshot = dir.stat(&names.snapshot).at("stat", &path)?;
+        let journal = dir.stat(&names.journal).at("stat", &path)?.map_or(0, |stat| stat.len);
+        if snapshot != Some(file.stat) || journal != file.journal_len {
+            return Ok(None);
+        }
+        let journal = JournalFile { len: journal, good_len: journal, crc: file.journal_crc, folded: false };
+        Ok(Some(Current { saved: known, journal }))
+    }
+
+    /// Compare-and-swap: is what is stored what the session came from?
+    fn check(&self, current: Option<Current>, options: &SaveOptions) -> Result<Option<Current>> {
+        let session = self.session;
+        let id = || session.id().to_string();
+        if options.force {
+            return Ok(current);
+        }
+        let Some(found) = current else {
+            let revision = session.base().revision();
+            if session.base().saved().is_some() && !options.create {
+                return Err(Error::Conflict { id: id(), expected: revision, found: None, reason: "" });
+            }
+            return Ok(None);
+        };
+        let Some(base) = session.base().saved().filter(|_| !options.create) else {
+            // A first save of unknown outcome is ours to go on from.
+            if session.attempt().is_some_and(|a| is_state(a, &found.saved)) && !options.create {
+                return Ok(Some(found));
+            }
+            return Err(Error::Exists { id: id(), twin: None });
+        };
+        if is_state(base, &found.saved) || session.attempt().is_some_and(|a| is_state(a, &found.saved)) {
+            return Ok(Some(found));
+        }
+        let reason = if base.lineage != found.saved.lineage {
+            " of another session of that name, created since"
+        } else if base.revision == found.saved.revision {
+            " with other content, changed outside perdure"
+        } else {
+            ""
+        };
+        Err(Error::Conflict { id: id(), expected: base.revision, found: Some(found.saved.revision), reason })
+    }
+
+    fn write(self, current: Option<Current>, options: &SaveOptions) -> Result<Receipt, Failed> {
+        let new_bytes = self.session.log().bytes_from(self.session.first_new()) as u64;
+        // Proven by what was done to the session, never by comparing contents.
+        let base = self.session.base().saved().filter(|_| self.session.is_unchanged());
+        let unchanged = current.as_ref().is_some_and(|c| base.is_some_and(|b| is_state(b, &c.saved)));
+        if let Some(current) = &current {
+            let journal_in_use = current.journal.len > 0;
+            if unchanged && (options.step || !journal_in_use) && current.saved.lineage.is_some() {
+                let saved = current.saved.clone();
+                return Ok(Receipt { saved, bytes_written: 0, new_bytes: 0, syncing: self.syncing });
+            }
+            let continues = current.saved.lineage.is_some() && self.session.base().is(&current.saved);
+            if options.step && continues && !self.held.slot.poisoned {
+                return self.append(current, options, new_bytes);
+            }
+        }
+        self.snapshot(current, unchanged, new_bytes)
+    }
+
+    /// A line in the journal.
+    fn append(mut self, current: &Current, options: &SaveOptions, new_bytes: u64) -> Result<Receipt, Failed> {
+        let base = &current.saved;
+        let (Some(lineage), Some(file)) = (base.lineage, base.file.as_ref()) else {
+            return Err(Error::corrupt(self.held.dir.path(), "a journal needs a snapshot of perdure's own").into());
+        };
+        let journal = self.held.tidy_journal(&current.journal)?;
+        let (mut bytes, chain) = match journal.good_len {
+            0 => Header {
+                id: self.session.id().to_string(),
+                lineage: Some(lineage),
+                base_revision: base.revision,
+                snapshot_bytes: file.stat.len,
+                snapshot_crc: file.crc,
+            }
+            .encode(),
+            _ => (Vec::new(), journal.crc),
+        };
+        let revision = base.revision + 1;
+        let (line, crc) = encode_save(self.session, &base.head, revision, crate::now(), chain);
+        bytes.extend_from_slice(&line);
+        let journal_len = journal.good_len + bytes.len() as u64;
+        let file = FileBase { journal_len, journal_crc: crc, ..file.clone() };
+        let saved = Arc::new(self.session.as_saved(Some(lineage), revision, Some(file)));
+        match self.held.append(journal.good_len, &bytes, options.sync, &mut self.syncing) {
+            Ok(()) => Ok(Receipt { saved, bytes_written: bytes.len() as u64, new_bytes, syncing: self.syncing }),
+            Err(error) => Err(Failed { error, attempt: Some(saved) }),
+        }
+    }
+
+    /// The whole session as a new file; the journal is empty afterwards.
+    fn snapshot(mut self, current: Option<Current>, unchanged: bool, new_bytes: u64) -> Result<Receipt, Failed> {
+        let dir = self.held.dir;
+        let path = dir.path().join(&self.held.slot.names.snapshot);
+        let lineage = match current.as_ref().and_then(|c| c.saved.lineage) {
+            Some(lineage) => lineage,
+            None => Lineage::random().at("make a lineage for", &path)?,
+        };
+        let stored_revision = current.as_ref().map_or(0, |c| c.saved.revision);
+        // Folding alone makes no new state.
+        let revision = if unchanged && stored_revision > 0 { stored_revision } else { stored_revision + 1 };
+        let image = Image::new(self.session, lineage, revision);
+
+        let temp = self.held.slot.temp();
+        let stat = self.write_temp(&temp, &image).inspect_err(|_| {
+            let _ = dir.remove(&temp);
+        })?;
+        let name = self.held.slot.names.snapshot.clone();
+        let renamed = dir.rename(&temp, &name).at("rename a new version to", &path);
+        renamed.inspect_err(|_| {
+            let _ = dir.remove(&temp);
+        })?;
+        let file = FileBase { engine: self.engine.number(), name, stat, crc: image.crc, journal_len: 0, journal_crc: 0 };
+        let saved = Arc::new(self.session.as_saved(Some(lineage), revision, Some(file)));
+        let started = Instant::now();
+        if let Err(error) = dir.sync().at("sync the directory", dir.path()) {
+            return Err(Failed { error, attempt: Some(saved) });
+        }
+        self.syncing += started.elapsed();
+        // The save stands. What the journal holds is in the snapshot now; if it cannot be emptied it is ignored by
+        // readers and emptied by the next writer.
+        let journal = current.map(|c| c.journal).unwrap_or_default();
+        if journal.len > 0 || self.held.slot.poisoned {
+            let _ = self.held.empty_journal(&journal);
+        }
+        Ok(Receipt { saved, bytes_written: image.len(), new_bytes, syncing: self.syncing })
+    }
+
+    fn write_temp(&mut self, temp: &str, image: &Image<'_>) -> Result<crate::fs::Stat> {
+        let path = self.held.dir.path().join(temp);
+        let file = match self.held.dir.open(temp, Open::CreateNew) {
+            // Left by a write of this very slot that could not be tidied up.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                self.held.dir.remove(temp).at("remove", &path)?;
+                self.held.dir.open(temp, Open::CreateNew)
+            }
+            opened => opened,
+        }
+        .at("create", &path)?;
+        file.write_at(0, &image.pieces()).at("write", &path)?;
+        let started = Instant::now();
+        file.sync_all().at("sync", &path)?;
+        self.syncing += started.elapsed();
+        file.stat().at("stat", &path)
+    }
+}
+
+/// True if `base` and what is stored are the same state.
+fn is_state(base: &Saved, stored: &Saved) -> bool {
+    base.lineage == stored.lineage && base.revision == stored.revision && base.content == stored.content
+}
+
+impl Held<'_> {
+    /// Writes at the journal's acknowledged end. On failure the journal is cut back to it, or marked as not to be trusted.
+    fn append(&mut self, end: u64, bytes: &[u8], sync: bool, syncing: &mut Duration) -> Result<()> {
+        let path = self.dir.path().join(&self.slot.names.journal);
+        let (file, created) = self.slot.journal(self.dir)?;
+        let mut sync_failed = false;
+        let mut done = file.write_at(end, &[IoSlice::new(bytes)]).at("append to", &path);
+        if done.is_ok() && sync {
+            let started = Instant::now();
+            done = file.sync_data().at("sync", &path);
+            sync_failed = done.is_err();
+            *syncing += started.elapsed();
+        }
+        if done.is_ok() && created && sync {
+            done = self.dir.sync().at("sync the directory", self.dir.path());
+        }
+        if done.is_err() {
+            let cut = file.set_len(end).and_then(|()| file.sync_data());
+            // After a failed sync the page cache may claim what the disk does not have.
+            self.slot.poisoned |= sync_failed || cut.is_err();
+        }
+        done
+    }
+
+    /// Makes the journal fit to be appended to: a torn tail is put aside, lines that were folded already are cut.
+    fn tidy_journal(&mut self, journal: &JournalFile) -> Result<JournalFile> {
+        let mut tidy = journal.clone();
+        if journal.good_len < journal.len {
+            self.put_aside(journal)?;
+        }
+        if journal.folded {
+            (tidy.good_len, tidy.crc, tidy.folded) = (0, 0, false);
+        }
+        if tidy.good_len < tidy.len {
+            let path = self.dir.path().join(&self.slot.names.journal);
+            let (file, _) = self.slot.journal(self.dir)?;
+            file.set_len(tidy.good_len).at("truncate", &path)?;
+            file.sync_data().at("sync", &path)?;
+            tidy.len = tidy.good_len;
+        }
+        Ok(tidy)
+    }
+
+    fn empty_journal(&mut self, journal: &JournalFile) -> Result<()> {
+        if journal.good_len < journal.len {
+            self.put_aside(journal)?;
+        }
+        let path = self.dir.path().join(&self.slot.names.journal);
+        let (file, _) = self.slot.journal(self.dir)?;
+        file.set_len(0).at("truncate", &path)?;
+        file.sync_data().at("sync", &path)?;
+        self.slot.poisoned = false;
+        Ok(())
+    }
+
+    /// Keeps the bytes of a torn tail beside the journal: nothing is thrown away unseen.
+    fn put_aside(&mut self, journal: &JournalFile) -> Result<()> {
+        let path = self.dir.path().join(&self.slot.names.journal);
+        let (file, _) = self.slot.journal(self.dir)?;
+        let tail = file.read_from(journal.good_len).at("read", &path)?;
+        let name = format!("{}.torn-{}", self.slot.names.journal, crate::now());
+        let mut number = 0;
+        let aside = loop {
+            let name = if number == 0 { name.clone() } else { format!("{name}-{number}") };
+            match self.dir.open(&name, Open::CreateNew) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && number < 1000 => number += 1,
+                opened => break opened.at("create", &self.dir.path().join(&name))?,
+            }
+        };
+        aside.write_at(0, &[IoSlice::new(&tail)]).at("write", &path)?;
+        aside.sync_all().at("sync", &path)?;
+        self.dir.sync().at("sync the directory", self.dir.path())
+    }
+
+    /// The durable mark that the session is deleted; from here on it is.
+    fn tombstone(&mut self, session: &Session, journal: &JournalFile) -> Result<()> {
+        let journal = self.tidy_journal(journal)?;
+        let saved = session.base().saved();
+        let (mut bytes, chain) = match journal.good_len {
+            0 => {
+                let file = saved.and_then(|s| s.file.as_ref());
+                Header {
+                    id: session.id().to_string(),
+                    lineage: saved.and_then(|s| s.lineage),
+                    base_revision: session.base().revision(),
+                    snapshot_bytes: file.map_or(0, |f| f.stat.len),
+                    snapshot_crc: file.map_or(0, |f| f.crc),
+                }
+                .encode()
+            }
+            _ => (Vec::new(), journal.crc),
+        };
+        bytes.extend_from_slice(&encode_tombstone(session.base().revision() + 1, crate::now(), chain).0);
+        self.append(journal.good_len, &bytes, true, &mut Duration::default())
+    }
+
+    /// Carries a deletion through whose mark is durable.
+    fn finish_delete(&mut self) -> Result<()> {
+        let Names { snapshot, journal, .. } = self.slot.names.clone();
+        for name in [snapshot, journal] {
+            let path = self.dir.path().join(&name);
+            match self.dir.remove(&name) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).at("remove", &path),
+                _ => self.dir.sync().at("sync the directory", self.dir.path())?,
+            }
+        }
+        self.slot.drop_journal();
+        self.slot.poisoned = false;
+        Ok(())
+    }
+}

@@ -1,0 +1,507 @@
+//! A session in memory: head fields and messages as serialised JSON, and what of it is known to be stored.
+
+use crate::id::SessionId;
+use crate::json;
+use crate::log::MessageLog;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Longest `first_prompt`, in code points.
+const FIRST_PROMPT: usize = 200;
+
+/// The head: every field but the messages. Values are canonical JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// `(key, value)` in file order, without `id`, `perdure` and `messages`. Keys are the text between the quotes, as written.
+    pub fields: Vec<(Arc<str>, Bytes)>,
+    /// `perdure.tags`.
+    pub tags: Bytes,
+    /// `perdure.parent`.
+    pub parent: Bytes,
+    /// Members of `perdure` that this version does not know.
+    pub extra: Vec<(Arc<str>, Bytes)>,
+}
+
+impl Default for Head {
+    fn default() -> Head {
+        Head {
+            fields: Vec::new(),
+            tags: Bytes::from_static(b"[]"),
+            parent: Bytes::from_static(b"null"),
+            extra: Vec::new(),
+        }
+    }
+}
+
+impl Head {
+    /// The value of a field.
+    pub fn get(&self, key: &str) -> Option<&Bytes> {
+        self.fields.iter().find(|(k, _)| &**k == key).map(|(_, v)| v)
+    }
+
+    /// Sets a field; a new one goes to the end.
+    pub fn set(&mut self, key: &str, value: Bytes) {
+        match self.fields.iter_mut().find(|(k, _)| &**k == key) {
+            Some((_, v)) => *v = value,
+            None => self.fields.push((key.into(), value)),
+        }
+    }
+
+    /// Removes a field.
+    pub fn remove(&mut self, key: &str) -> Option<Bytes> {
+        let at = self.fields.iter().position(|(k, _)| &**k == key)?;
+        Some(self.fields.remove(at).1)
+    }
+
+    /// An integer field.
+    pub fn int(&self, key: &str) -> Option<i64> {
+        std::str::from_utf8(self.get(key)?).ok()?.parse().ok()
+    }
+
+    /// True if what the journal calls the head field `perdure` is the same.
+    pub(crate) fn same_meta(&self, other: &Head) -> bool {
+        self.tags == other.tags && self.parent == other.parent && self.extra == other.extra
+    }
+}
+
+/// 32 hex digits that tell one session's life from another's of the same id.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Lineage(pub [u8; 16]);
+
+impl Lineage {
+    /// A new random one.
+    pub fn random() -> std::io::Result<Lineage> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(|e| std::io::Error::other(e.to_string()))?;
+        Ok(Lineage(bytes))
+    }
+
+    /// Reads 32 lower-case hex digits.
+    pub fn parse(text: &str) -> Option<Lineage> {
+        let lower = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        (text.len() == 32 && lower).then(|| u128::from_str_radix(text, 16).ok())?.map(|n| Lineage(n.to_be_bytes()))
+    }
+}
+
+impl std::fmt::Display for Lineage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl std::fmt::Debug for Lineage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// What a stored state is: enough to tell whether a file still holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileBase {
+    /// The engine that saw it. Another engine looks at the content.
+    pub engine: u64,
+    /// Name of the snapshot file in its directory.
+    pub name: String,
+    /// Identity of the snapshot file.
+    pub stat: crate::fs::Stat,
+    /// Computed CRC of the snapshot behind its `perdure` line (of a foreign file: of the whole).
+    pub crc: u32,
+    /// Length of the journal's whole lines on top of the snapshot; 0: none.
+    pub journal_len: u64,
+    /// CRC of the last of them.
+    pub journal_crc: u32,
+}
+
+/// The state that a session was loaded from or last saved as.
+#[derive(Debug, Clone)]
+pub struct Saved {
+    /// None: a file that knows no revisions (A3S Code's).
+    pub lineage: Option<Lineage>,
+    /// Its revision, 0 without a lineage.
+    pub revision: u64,
+    /// Number of its messages.
+    pub count: usize,
+    /// Its head.
+    pub head: Arc<Head>,
+    /// CRC of its content, however it was written. Two states of one revision with different content: one of them was
+    /// changed outside perdure.
+    pub content: u32,
+    /// The file, if it was one.
+    pub file: Option<FileBase>,
+}
+
+/// What a session expects to be stored when it is saved.
+#[derive(Debug, Clone, Default)]
+pub enum Base {
+    /// Nothing: the session is new.
+    #[default]
+    Absent,
+    /// This state.
+    At(Arc<Saved>),
+}
+
+impl Base {
+    /// The state, unless nothing is expected.
+    pub fn saved(&self) -> Option<&Saved> {
+        match self {
+            Base::Absent => None,
+            Base::At(saved) => Some(saved),
+        }
+    }
+
+    /// The state, shared.
+    pub fn shared(&self) -> Option<Arc<Saved>> {
+        match self {
+            Base::Absent => None,
+            Base::At(saved) => Some(saved.clone()),
+        }
+    }
+
+    /// True if it is this very state, by identity.
+    pub(crate) fn is(&self, saved: &Arc<Saved>) -> bool {
+        matches!(self, Base::At(mine) if Arc::ptr_eq(mine, saved))
+    }
+
+    /// Revision of the state; 0 if nothing is expected.
+    pub fn revision(&self) -> u64 {
+        self.saved().map_or(0, |s| s.revision)
+    }
+}
+
+/// A session. A clone is cheap and independent.
+#[derive(Debug, Clone)]
+pub struct Session {
+    id: SessionId,
+    head: Arc<Head>,
+    log: MessageLog,
+    base: Base,
+    /// A save whose outcome is unknown (its rename succeeded, the directory sync failed): what it wrote.
+    attempt: Option<Arc<Saved>>,
+    edits: Edits,
+    /// The edits that the base already has.
+    base_edits: u64,
+}
+
+/// Where the log was changed otherwise than by an append. This, and never a comparison of contents, proves that the
+/// messages before a point are still those that were saved.
+#[derive(Debug, Clone, Default)]
+struct Edits {
+    count: u64,
+    /// `(number, index)`: edit `number` left the messages before `index` alone. Both rise from entry to entry: an edit
+    /// further to the front makes the ones before it pointless.
+    points: Vec<(u64, usize)>,
+}
+
+impl Edits {
+    fn push(&mut self, index: usize) {
+        self.count += 1;
+        while self.points.last().is_some_and(|(_, last)| *last >= index) {
+            self.points.pop();
+        }
+        self.points.push((self.count, index));
+    }
+
+    /// Messages at the front that no edit after number `mark` touched; at most `count`.
+    fn unbroken_since(&self, mark: u64, count: usize) -> usize {
+        self.points.iter().find(|(number, _)| *number > mark).map_or(count, |(_, index)| count.min(*index))
+    }
+
+    fn forget(&mut self, mark: u64) {
+        self.points.retain(|(number, _)| *number > mark);
+    }
+}
+
+impl Session {
+    /// A new session without messages.
+    pub fn new(id: SessionId, head: Head) -> Session {
+        Session::fresh(id, head, MessageLog::default())
+    }
+
+    fn fresh(id: SessionId, head: Head, log: MessageLog) -> Session {
+        let (base, edits) = (Base::Absent, Edits::default());
+        Session { id, head: Arc::new(head), log, base, attempt: None, edits, base_edits: 0 }
+    }
+
+    /// A session as it was stored.
+    pub fn stored(
+        id: SessionId,
+        head: Arc<Head>,
+        log: MessageLog,
+        lineage: Option<Lineage>,
+        revision: u64,
+        file: Option<FileBase>,
+    ) -> Session {
+        let mut session = Session::fresh(id, Head::default(), log);
+        session.head = head;
+        session.base = Base::At(Arc::new(session.as_saved(lineage, revision, file)));
+        session
+    }
+
+    /// What this session is once it has been stored as it is now.
+    pub fn as_saved(&self, lineage: Option<Lineage>, revision: u64, file: Option<FileBase>) -> Saved {
+        Saved { lineage, revision, count: self.log.len(), head: self.head.clone(), content: self.content(), file }
+    }
+
+    /// CRC of head and messages, independent of how a file writes them.
+    fn content(&self) -> u32 {
+        let head = &*self.head;
+        let mut crc = 0;
+        let meta = [("tags", &head.tags), ("parent", &head.parent)];
+        let extra = head.extra.iter().chain(&head.fields).map(|(k, v)| (&**k, v));
+        for (key, value) in meta.into_iter().chain(extra) {
+            for part in [key.as_bytes(), b":", value, b"\n"] {
+                crc = crc32c::crc32c_append(crc, part);
+            }
+        }
+        crc32c::crc32c_combine(crc, self.log.crc(), self.log.wire_len())
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &SessionId {
+        &self.id
+    }
+
+    /// Its head.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Its head, to be changed.
+    pub fn head_mut(&mut self) -> &mut Head {
+        Arc::make_mut(&mut self.head)
+    }
+
+    /// Its messages.
+    pub fn log(&self) -> &MessageLog {
+        &self.log
+    }
+
+    /// What it expects to be stored.
+    pub fn base(&self) -> &Base {
+        &self.base
+    }
+
+    /// A save of unknown outcome.
+    pub fn attempt(&self) -> Option<&Arc<Saved>> {
+        self.attempt.as_ref()
+    }
+
+    /// Appends serialised messages.
+    pub fn append<M: AsRef<[u8]>>(&mut self, messages: &[M]) {
+        self.log.append(messages);
+    }
+
+    /// Keeps the first `count` messages.
+    pub fn truncate(&mut self, count: usize) {
+        if count < self.log.len() {
+            self.log.truncate(count);
+            self.edits.push(count);
+        }
+    }
+
+    /// Replaces one message.
+    pub fn replace(&mut self, index: usize, message: &[u8]) {
+        self.log.replace(index, message);
+        self.edits.push(index);
+    }
+
+    /// A copy under another id, not stored yet, of the first `at` messages; its parent is named.
+    pub fn fork(&self, id: SessionId, at: usize) -> Session {
+        let mut head = (*self.head).clone();
+        let mut parent = json::Writer::new();
+        parent.open(b'{');
+        parent.key(b"id");
+        parent.string(self.id.as_str().as_bytes());
+        parent.key(b"lineage");
+        match self.base.saved().and_then(|s| s.lineage) {
+            Some(lineage) => parent.string(lineage.to_string().as_bytes()),
+            None => parent.raw(b"null"),
+        }
+        parent.key(b"revision");
+        parent.int(self.base.revision() as i64);
+        parent.key(b"at");
+        parent.int(at as i64);
+        parent.close(b'}');
+        head.parent = parent.into_bytes().into();
+        let mut log = self.log.clone();
+        log.truncate(at);
+        Session::fresh(id, head, log)
+    }
+
+    /// Forgets what is stored: the next save creates.
+    pub fn detach(&mut self) {
+        (self.base, self.attempt) = (Base::Absent, None);
+    }
+
+    /// Expects what `stored` came from: the next save overwrites it, knowingly.
+    pub fn rebase(&mut self, stored: &Session) {
+        (self.base, self.attempt) = (stored.base.clone(), None);
+        // Nothing of this log is known to be in that one.
+        self.edits.push(0);
+    }
+
+    /// The first message that the base does not have, or has otherwise.
+    pub fn first_new(&self) -> usize {
+        self.edits.unbroken_since(self.base_edits, self.base.saved().map_or(0, |s| s.count))
+    }
+
+    /// True if saving would write nothing.
+    pub fn is_unchanged(&self) -> bool {
+        self.base.saved().is_some_and(|s| {
+            s.count == self.log.len()
+                && self.first_new() == s.count
+                && (Arc::ptr_eq(&s.head, &self.head) || *s.head == *self.head)
+        })
+    }
+
+    /// Moves the base: `written`, a clone of this session as it was then, is stored as `saved`. This session may have
+    /// been changed since.
+    pub fn settle(&mut self, written: &Session, saved: Arc<Saved>) {
+        let same_life = self.base.saved().and_then(|s| s.lineage) == saved.lineage;
+        if same_life && self.base.revision() > saved.revision {
+            return; // a later save of the same session was settled already
+        }
+        self.base_edits = written.edits.count;
+        self.edits.forget(self.base_edits);
+        self.base = Base::At(saved);
+        self.attempt = None;
+    }
+
+    /// Remembers a save of unknown outcome.
+    pub fn set_attempt(&mut self, attempt: Arc<Saved>) {
+        self.attempt = Some(attempt);
+    }
+
+    /// The first user prompt, as a JSON value of at most 200 code points; `null` if there is none.
+    pub fn first_prompt(&self) -> Bytes {
+        // Looked for near the front only: a prompt that comes later is not what a listing should show.
+        for message in self.log.iter_from(0).take(16) {
+            if let Some(prompt) = prompt_of(&message) {
+                return prompt;
+            }
+        }
+        Bytes::from_static(b"null")
+    }
+}
+
+/// The text of a user message, cut.
+fn prompt_of(message: &[u8]) -> Option<Bytes> {
+    let (mut user, mut text) = (false, None);
+    json::members::<json::Fault>(message, 0, |key, at| {
+        let value = json::value(message, at)?;
+        match key.of(message) {
+            br#""role""# => user = value.of(message) == br#""user""#,
+            br#""content""# => text = text_of(value.of(message)),
+            _ => {}
+        }
+        Ok(value.end)
+    })
+    .ok()?;
+    text.filter(|_| user)
+}
+
+fn text_of(content: &[u8]) -> Option<Bytes> {
+    if content.first() == Some(&b'"') {
+        return Some(cut_string(content));
+    }
+    let mut found = None;
+    json::elements::<json::Fault>(content, 0, |block| {
+        let block = block.of(content);
+        if found.is_none() && block.first() == Some(&b'{') {
+            let (mut is_text, mut text) = (false, None);
+            json::members::<json::Fault>(block, 0, |key, at| {
+                let value = json::value(block, at)?;
+                match key.of(block) {
+                    br#""type""# => is_text = value.of(block) == br#""text""#,
+                    br#""text""# => text = Some(value.of(block)),
+                    _ => {}
+                }
+                Ok(value.end)
+            })?;
+            found = text.filter(|t| is_text && t.first() == Some(&b'"')).map(cut_string);
+        }
+        Ok(())
+    })
+    .ok()?;
+    found
+}
+
+/// Cuts a string token to 200 code points; an escape counts as one, a pair of surrogate escapes as one.
+fn cut_string(token: &[u8]) -> Bytes {
+    let body = token.get(1..token.len().saturating_sub(1)).unwrap_or_default();
+    let mut at = 0;
+    for _ in 0..FIRST_PROMPT {
+        let rest = body.get(at..).unwrap_or_default();
+        at += match rest {
+            [] => break,
+            [b'\\', b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _, _, b'\\', b'u', b'd' | b'D', low, ..]
+                if matches!(low, b'c'..=b'f' | b'C'..=b'F') =>
+            {
+                12
+            }
+            [b'\\', b'u', ..] => 6,
+            [b'\\', ..] => 2,
+            [first, ..] => match first {
+                0..=0x7f => 1,
+                0x80..=0xdf => 2,
+                0xe0..=0xef => 3,
+                _ => 4,
+            },
+        };
+    }
+    let mut out = Vec::with_capacity(at + 2);
+    out.push(b'"');
+    out.extend_from_slice(body.get(..at.min(body.len())).unwrap_or_default());
+    out.push(b'"');
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_prompts() {
+        for (message, expected) in [
+            (r#"{"role": "user", "content": "hi"}"#, r#""hi""#),
+            (r#"{"content": [{"type": "image"}, {"type": "text", "text": "a\nb"}], "role": "user"}"#, r#""a\nb""#),
+            (r#"{"role": "assistant", "content": "hi"}"#, "null"),
+            (r#"{"role": "user", "content": [{"type": "tool_result", "text": "no"}]}"#, "null"),
+            (r#"{"role": "user", "content": 7}"#, "null"),
+            (r#"{"role": "user"}"#, "null"),
+        ] {
+            let mut session = Session::new(SessionId::new("s").unwrap(), Head::default());
+            session.append(&[message]);
+            assert_eq!(&session.first_prompt()[..], expected.as_bytes(), "{message}");
+        }
+        let long = format!(r#""{}""#, "é\\n\\ud83d\\ude00".repeat(100));
+        let cut = cut_string(long.as_bytes());
+        let text: String = serde_json::from_slice(&cut).unwrap();
+        assert_eq!(text.chars().count(), 200);
+    }
+
+    #[test]
+    fn settle_keeps_what_came_after_the_clone() {
+        let mut session = Session::new(SessionId::new("s").unwrap(), Head::default());
+        session.append(&["{1}", "{2}"]);
+        let written = session.clone();
+        let saved = |s: &Session| {
+            Arc::new(s.as_saved(None, 1, None))
+        };
+        session.append(&["{3}"]);
+        session.settle(&written, saved(&written));
+        assert_eq!(session.first_new(), 2);
+        assert!(!session.is_unchanged());
+
+        // Cut while the save was under way: the stored tail is not ours any more.
+        let written = session.clone();
+        session.truncate(1);
+        session.append(&["{4}", "{5}"]);
+        session.settle(&written, saved(&written));
+        assert_eq!(session.first_new(), 1);
+
+        let written = session.clone();
+        session.settle(&written, saved(&written));
+        assert!(session.is_unchanged());
+    }
+}
