@@ -54,7 +54,7 @@ impl Engine {
         let base_file = session.base().saved().and_then(|s| s.file.as_ref()).filter(|f| f.engine == self.number());
         if let (Some(file), Some(saved)) = (base_file, session.base().shared()) {
             let rests = options.step || file.journal_len == 0;
-            if session.is_unchanged() && rests && !options.force && !options.create {
+            if rests && session.is_unchanged() && !options.force && !options.create && self.is_as_seen(file)? {
                 return Ok(Receipt { saved, bytes_written: 0, new_bytes: 0, syncing: Duration::ZERO });
             }
         }
@@ -71,6 +71,15 @@ impl Engine {
         let current = save.current()?;
         let current = save.check(current, options)?;
         save.write(current, options)
+    }
+
+    /// True if the files are still exactly those that were seen. Their identities tell; nothing is read.
+    fn is_as_seen(&self, file: &FileBase) -> Result<bool> {
+        let names = Names::new(file.name.strip_suffix(".json").unwrap_or_default().to_string());
+        let path = self.path().join(&names.snapshot);
+        let snapshot = self.dir().stat(&names.snapshot).at("stat", &path)?;
+        let journal = self.dir().stat(&names.journal).at("stat", &path)?.map_or(0, |stat| stat.len);
+        Ok(snapshot == Some(file.stat) && journal == file.journal_len)
     }
 
     /// Deletes a session; false if there was none.
@@ -108,8 +117,11 @@ impl Save<'_> {
     /// The stored state: known from the files' identities, else read.
     fn current(&mut self) -> Result<Option<Current>> {
         for known in [self.session.base().shared(), self.session.attempt().cloned()].into_iter().flatten() {
-            if let Some(current) = self.trusted(known)? {
-                return Ok(Some(current));
+            let Some(file) = known.file.as_ref().filter(|f| f.engine == self.engine.number()) else { continue };
+            if self.engine.is_as_seen(file)? {
+                let (len, crc) = (file.journal_len, file.journal_crc);
+                let journal = JournalFile { len, good_len: len, crc, folded: false };
+                return Ok(Some(Current { saved: known, journal }));
             }
         }
         let (engine, names) = (self.engine, self.held.slot.names.clone());
@@ -126,20 +138,6 @@ impl Save<'_> {
                 .shared()
                 .map(|saved| Current { saved, journal: stored.journal })),
         }
-    }
-
-    /// The known state, if the files are still exactly those that were seen.
-    fn trusted(&self, known: Arc<Saved>) -> Result<Option<Current>> {
-        let (dir, names) = (self.held.dir, &self.held.slot.names);
-        let Some(file) = known.file.as_ref().filter(|f| f.engine == self.engine.number()) else { return Ok(None) };
-        let path = dir.path().join(&names.snapshot);
-        let snapshot = dir.stat(&names.snapshot).at("stat", &path)?;
-        let journal = dir.stat(&names.journal).at("stat", &path)?.map_or(0, |stat| stat.len);
-        if snapshot != Some(file.stat) || journal != file.journal_len {
-            return Ok(None);
-        }
-        let journal = JournalFile { len: journal, good_len: journal, crc: file.journal_crc, folded: false };
-        Ok(Some(Current { saved: known, journal }))
     }
 
     /// Compare-and-swap: is what is stored what the session came from?
