@@ -6,18 +6,22 @@ repeat numbers and misspelt names only: any other string may be a key.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import math
+import os
 import re
-from collections.abc import Callable, Iterable
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from perdure.errors import ConfigError
 
 BUILTIN_TOOLS = ("read", "write", "edit", "ls", "glob", "grep", "bash")
 """The names of the built-in tools."""
+
+_STORE_METHODS = ("save", "load", "delete", "list", "exists")
 
 
 def shorten(text: str, limit: int = 80) -> str:
@@ -101,9 +105,106 @@ def check_tool_name(value: str, option: str) -> str:
     return value
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+def check_directory(value: object, option: str) -> str:
+    """The path of a directory, as a str."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(path := os.fspath(value), str):
+        refuse_value(option, "a path", value)
+    if not path.strip() or "\0" in path:
+        raise ConfigError(
+            f"{option} must be the path of a directory, not empty and without NUL", option=option
+        )
+    if "://" in path:
+        raise ConfigError(f"{option} takes a directory; a URL goes to session_store", option=option)
+    return path
+
+
+def check_store(value: object, option: str) -> object:
+    """A store (whatever has the five methods), or the URL of one."""
+    if isinstance(value, str):
+        if "://" not in value:
+            raise ConfigError(
+                f"{option} takes a store or the URL of one; a directory goes to file_session_store",
+                option=option,
+            )
+        return value
+    if isinstance(value, os.PathLike):
+        raise ConfigError(f"{option} takes a store; a directory goes to file_session_store", option=option)
+    if isinstance(value, type):
+        raise ConfigError(f"{option} takes a store, not the class {value.__name__}: call it", option=option)
+    missing = [name for name in _STORE_METHODS if not callable(getattr(value, name, None))]
+    if missing:
+        names = ", ".join(missing)
+        raise ConfigError(
+            f"{option} is no store: {type(value).__name__} has no method {names}; a store has "
+            f"{', '.join(_STORE_METHODS)}",
+            option=option,
+        )
+    return value
+
+
+def _items(value: object, option: str, expected: str) -> tuple[Any, ...]:
+    # A str is a sequence, too, and tools="bash" would become four tools.
+    if isinstance(value, (str, bytes, bytearray)) or not isinstance(value, Sequence):
+        refuse_value(option, expected, value)
+    return tuple(value)
+
+
+def check_tools(value: object, option: str) -> tuple[str | Callable[..., Any], ...]:
+    """Names of built-in tools and functions, no name twice."""
+    expected = "a sequence of tool names and functions"
+    tools = _items(value, option, expected)
+    names: set[str] = set()
+    for tool in tools:
+        if isinstance(tool, str):
+            name = check_tool_name(tool, option)
+        elif callable(tool):
+            name = getattr(tool, "__name__", type(tool).__name__)
+        else:
+            refuse_value(f"{option}: each item", "the name of a built-in tool or a function", tool)
+        if name in names:
+            raise ConfigError(f"{option}: there are two tools with the name {name!r}", option=option)
+        names.add(name)
+    return tools
+
+
+def check_tags(value: object, option: str) -> tuple[str, ...]:
+    """Strings."""
+    tags = _items(value, option, "a sequence of strings")
+    for tag in tags:
+        check_prompt(tag, f"{option}: each item")
+    return tags
+
+
+def check_tasks(value: object, option: str) -> tuple[dict[str, Any], ...]:
+    """JSON objects, copied: the options stay what they are when the caller goes on with its own."""
+    tasks = _items(value, option, "a sequence of dicts")
+    for task in tasks:
+        if not isinstance(task, Mapping):
+            refuse_value(f"{option}: each item", "a dict", task)
+    return tuple(copy.deepcopy(dict(task)) for task in tasks)
+
+
+def check_callable(value: object, option: str) -> object:
+    """Something to call."""
+    if not callable(value):
+        refuse_value(option, "a function", value)
+    return value
+
+
+def check_redact(value: object, option: str) -> object:
+    """A function or False."""
+    if value is True:
+        raise ConfigError(
+            f"{option}=True: there is no built-in redactor; give a function that takes a text and returns "
+            "the text to keep (api keys are masked without it)",
+            option=option,
+        )
+    return value if value is False else check_callable(value, option)
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
     """The message for a name that does not exist, with the nearest one that does."""
-    return f"unknown {kind} {shorten(name)}{suggestion(nearest(snake_case(name), known))}"
+    return f"unknown {kind} {shorten(name)}{where}{suggestion(nearest(snake_case(name), known))}"
 
 
 def url_secrets(url: str | None) -> tuple[str, ...]:

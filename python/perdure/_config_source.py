@@ -72,9 +72,9 @@ class Source:
             if name in ignored:
                 self.ignored.append(name)
             elif name not in known:
-                self.refuse(inner, unknown_name(f"key in {kind}", key, known), key)
+                self.refuse(inner, unknown_name("key", key, known, f" in {kind}"), key)
             elif name in fields:
-                self.refuse(inner, f"{name} is given twice, as {name} and as {key}", name)
+                self.refuse(inner, f"{name} is given twice, as {fields[name][1][-1]} and as {key}", name)
             else:
                 fields[name] = (item, inner)
         return fields
@@ -90,7 +90,7 @@ class Source:
             if name in ("api_key", "base_url"):
                 # Only needed when a model is: until then a session must open without it.
                 values[f"{name}_variable"] = variable
-                value = None if value == "" else value
+                value = value if not isinstance(value, str) or value.strip() else None
             elif value is None and variable is not None:
                 hint = f'set it, or give a default: env("{variable}", null)'
                 self.refuse(where, f"{name}: the environment variable {variable} is not set; {hint}", name)

@@ -111,13 +111,13 @@ class ResolvedModel:
             variable = self.model.base_url_variable or self.provider.base_url_variable
             if variable is not None:
                 self._missing(
-                    "base_url", f"the environment variable {variable}, which base_url names, is not set"
+                    "base_url", f"the environment variable {variable}, which base_url names, is not set, or empty"
                 )
         if self.api_key is not None or self.is_local:
             return self.api_key or ""
         variable = self.model.api_key_variable or self.provider.api_key_variable
         if variable is not None:
-            self._missing("api_key", f"the environment variable {variable}, which api_key names, is not set")
+            self._missing("api_key", f"the environment variable {variable}, which api_key names, is not set, or empty")
         example = re.sub(r"\W", "_", self.provider.name).upper()
         return self._missing(
             "api_key",
@@ -140,7 +140,7 @@ class ResolvedModel:
 class AgentConfig:
     """What an agent.hcl says; None where it says nothing. `path` is the file, None for text.
 
-    `repr` shows no key and no URL. The options mean what they mean in `SessionOptions`, which has precedence.
+    `repr` shows no key and no URL. The options mean what they mean in `SessionOptions`, which goes first.
     """
 
     default_model: str | None = None
@@ -257,8 +257,9 @@ class AgentConfig:
         return ResolvedModel(
             provider,
             model,
-            api_key=model.api_key or provider.api_key,
-            base_url=model.base_url or provider.base_url,
+            # An override whose environment variable is not set must not fall back: `require_key` refuses it.
+            api_key=model.api_key if model.api_key or model.api_key_variable else provider.api_key,
+            base_url=model.base_url if model.base_url or model.base_url_variable else provider.base_url,
             path=self.path,
         )
 
@@ -352,10 +353,10 @@ def load_config(source: str | os.PathLike[str]) -> AgentConfig:
     source  a path (a `PathLike`; a str that ends in .hcl, .acl or .json, names an existing file, or holds
             neither a line break nor a brace nor `=`), or else HCL or JSON text; at most 256 KiB
 
-    Keys may be snake_case or camelCase. Raises `ConfigError` with path, line and column for a file that cannot
-    be read, bad syntax, unknown keys, wrong types, and environment variables that are not set (for `api_key`
-    and `base_url` only when a model is needed). Keys that A3S Code alone uses are named in a warning on
-    logger `perdure`.
+    Keys may be snake_case or camelCase. Raises `ConfigError` with path, line and column for a file that
+    cannot be read, bad syntax, unknown keys, wrong types, and environment variables that are not set (those
+    of `api_key` and `base_url` only when a model is needed). Keys that A3S Code alone uses are named in a
+    warning on logger `perdure`.
     """
     if isinstance(source, (str, os.PathLike)) and not isinstance(fspath := os.fspath(source), str):
         source = os.fsdecode(fspath)

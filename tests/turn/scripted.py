@@ -48,6 +48,7 @@ class Script:
     signature: str | None = None
     redacted: str | None = None
     finish: str | None = None
+    model: str | None = None
     usage: tuple[int, int] | None = (11, 7)
     cached: int | None = None
     interleaved: bool = False
@@ -67,6 +68,7 @@ def reply(*text: str, **options: Any) -> Script:
     calls        tool calls; `interleaved=True` mixes their argument deltas
     thinking, signature, redacted   Anthropic's thinking blocks (OpenAI: `reasoning_content`)
     finish       the protocol's own word; by default the one that fits. "" sends none
+    model        what the server calls its model; by default what it was asked for
     usage        (prompt tokens, completion tokens), None: not told; `cached`: tokens read from the cache
     delay        seconds before every event
     hang_before  accept the request and never answer; `hang_after=n`: fall silent after n events
@@ -108,6 +110,8 @@ class ScriptedServer:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        self.asked = threading.Event()
+        """Set once a request has come in."""
         self.disconnected = threading.Event()
         """Set once a client went away while it was being answered or made to wait."""
         self.stopping = threading.Event()
@@ -136,6 +140,7 @@ class ScriptedServer:
     def take(self, request: Request) -> Script:
         with self._lock:
             self.requests.append(request)
+            self.asked.set()
             return (
                 self._scripts.popleft()
                 if self._scripts
@@ -263,7 +268,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _deltas(script: Script) -> list[tuple[int, str]]:
-    """The pieces of the calls' arguments as (number of the call, piece), in the order in which they are sent."""
+    """The pieces of the calls' arguments in the order of sending, each with the number of its call."""
     pieces = [
         [(number, call.text[start : start + 5]) for start in range(0, len(call.text), 5)]
         for number, call in enumerate(script.calls)
@@ -279,7 +284,7 @@ def _openai_events(request: Request, script: Script) -> Iterator[str]:
         "id": "chatcmpl-1",
         "object": "chat.completion.chunk",
         "created": 1,
-        "model": request.body["model"],
+        "model": script.model or request.body["model"],
     }
 
     def chunk(delta: dict[str, Any], finish: str | None = None) -> str:
@@ -327,7 +332,7 @@ def _anthropic_events(request: Request, script: Script) -> Iterator[str]:
         "type": "message",
         "role": "assistant",
         "content": [],
-        "model": request.body["model"],
+        "model": script.model or request.body["model"],
         "stop_reason": None,
         "stop_sequence": None,
         "usage": usage,

@@ -383,7 +383,7 @@ class _BrokenMask(_Mask):
 async def test_everything_is_masked(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("KEY=CANARY\n")
     (tmp_path / "CANARY.txt").write_text("x")
-    (tmp_path / "wide").write_text("y" * 195 + "CANARY" * 10_000)
+    (tmp_path / "wide").write_text("y" * 197 + "CANARY" * 10_000)
 
     def leak(fail: bool) -> str:
         """Leak."""

@@ -1,12 +1,14 @@
-"""read, write, edit, ls on a real directory with real links, FIFOs and devices; nothing leaves the workspace."""
+"""read, write, edit, ls on a real directory with real links, FIFOs and sockets; nothing leaves it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import socket
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +191,9 @@ async def test_read_says_binary_empty_and_bad_utf8(workspace: Path) -> None:
     assert "binary file of 7 bytes" in outcome.content
     assert (await run(workspace, "read", path="e")).content == "[the file is empty]"
     assert (await run(workspace, "read", path="l1")).content == "caf\ufffd\n"
+    edited = await run(workspace, "edit", path="b", old="ELF", new="FLE")
+    assert edited.is_error
+    assert "binary" in edited.content
     edited = await run(workspace, "edit", path="l1", old="caf", new="tea")
     assert edited.is_error
     assert "not UTF-8" in edited.content
@@ -212,6 +217,42 @@ async def test_read_is_bounded_for_huge_files(workspace: Path) -> None:
         "continue with offset=2]"
     )
     assert (await box.run("read", {"path": "long", "offset": 2}, tool_use_id="t")).content == "last\n"
+
+
+async def test_reading_takes_bounded_memory(workspace: Path) -> None:
+    (workspace / "wide").write_bytes(b"y" * (64 << 20))
+    (workspace / "tall").write_bytes(b"y\n" * (4 << 20))
+    tracemalloc.start()
+    try:
+        for arguments in ({"path": "wide"}, {"path": "tall", "offset": 1_000_000}):
+            await ToolBox(workspace, max_output=1000).run("read", arguments, tool_use_id="t")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+async def test_a_full_disk_leaves_the_old_file_and_no_temp(workspace: Path) -> None:
+    (workspace / "f").write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        outcome = await run(workspace, "write", path="f", content="x" * 200_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert outcome == ToolOutcome("OSError: f: File too large", True)
+    assert (workspace / "f").read_text() == "old"
+    assert [p.name for p in workspace.iterdir()] == ["f"]
+
+
+async def test_a_read_only_file_is_not_replaced(workspace: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everything")
+    (workspace / "f").write_text("old")
+    (workspace / "f").chmod(0o444)
+    outcome = await run(workspace, "write", path="f", content="new")
+    assert outcome.is_error
+    assert "read-only" in outcome.content
 
 
 async def test_write_creates_parents_and_keeps_the_mode(workspace: Path) -> None:
@@ -293,7 +334,7 @@ def test_workspace_must_be_a_directory(tmp_path: Path) -> None:
 async def test_descriptors_are_given_back(workspace: Path) -> None:
     (workspace / "a" / "b").mkdir(parents=True)
     (workspace / "a" / "l").symlink_to("/etc")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for tool, arguments in (
         ("read", {"path": "a/b/../../a/none"}),
         ("read", {"path": "a/l/passwd"}),
@@ -304,4 +345,4 @@ async def test_descriptors_are_given_back(workspace: Path) -> None:
         ("bash", {"command": "true"}),
     ):
         await run(workspace, tool, **arguments)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -72,6 +72,14 @@ async def test_walk_does_not_follow_links(workspace: Path) -> None:
     assert "root:" not in (await run(workspace, "grep", pattern="root:")).content
 
 
+async def test_glob_is_bounded(workspace: Path) -> None:
+    for number in range(2_010):
+        (workspace / f"{number:04d}.many").touch()
+    lines = (await run(workspace, "glob", pattern="*.many")).content.splitlines()
+    assert len(lines) == 2_001
+    assert "more than 2,000 paths match" in lines[-1]
+
+
 async def test_grep(workspace: Path) -> None:
     outcome = await run(workspace, "grep", pattern=r"^import \w+")
     assert outcome.content.splitlines() == [

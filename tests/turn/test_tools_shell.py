@@ -60,8 +60,23 @@ async def test_output_and_exit_code(tmp_path: Path) -> None:
     assert (await bash(tmp_path, "printf '\\xff\\xfe'")).content == "\ufffd\ufffd"
 
 
-async def test_stdin_is_empty(tmp_path: Path) -> None:
-    assert (await bash(tmp_path, "cat; echo done", timeout=5)).content == "done\n"
+def test_stdin_is_empty_whatever_the_program_has(tmp_path: Path) -> None:
+    program = f"""
+import asyncio
+from perdure.turn.tools import ToolBox
+box = ToolBox({str(tmp_path)!r}, permissive=True, timeout=3)
+print(asyncio.run(box.run("bash", {{"command": "cat; echo done"}}, tool_use_id="t")).content)
+"""
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    read, write = os.pipe()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=path, stdin=read, capture_output=True, timeout=30
+        )
+    finally:
+        os.close(read)
+        os.close(write)
+    assert done.stdout == b"done\n\n"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +104,9 @@ async def test_timeout_kills_everything(tmp_path: Path, command: str) -> None:
 
 async def test_model_can_shorten_the_limit_but_not_lengthen_it(tmp_path: Path) -> None:
     assert "more than 0.3 s" in (await bash(tmp_path, "sleep 20", limit=0.3, timeout=10)).content
+    started = time.monotonic()
     assert "more than 0.4 s" in (await bash(tmp_path, "sleep 20", limit=1000, timeout=0.4)).content
+    assert time.monotonic() - started < 3
     assert "greater than 0" in (await bash(tmp_path, "sleep 20", limit=-1)).content
 
 
@@ -106,7 +123,7 @@ async def test_cancellation_kills_and_passes(tmp_path: Path) -> None:
     task = asyncio.ensure_future(
         bash(tmp_path, f"touch started; setsid sleep 9{os.getpid()} & sleep 9{os.getpid()}")
     )
-    while not (tmp_path / "started").exists():
+    while not (tmp_path / "started").exists():  # noqa: ASYNC110 (made by another process)
         await asyncio.sleep(0.01)
     started = time.monotonic()
     task.cancel()

@@ -34,8 +34,10 @@ def os_errors(doing: str, path: str) -> Iterator[None]:
     except PerdureError:
         raise
     except OSError as error:
-        what = f"cannot {doing} {path}: {error.strerror or error}"
-        raise StoreError(what, errno=error.errno, filename=error.filename or path) from error
+        name = error.filename if isinstance(error.filename, str) else path
+        where = "" if name == path else f" ({name})"
+        what = f"cannot {doing} {path}: {error.strerror or error}{where}"
+        raise StoreError(what, errno=error.errno, filename=name) from error
 
 
 def identity_of(status: os.stat_result) -> Identity:

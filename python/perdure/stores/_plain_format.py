@@ -15,7 +15,6 @@ from perdure.stores import _plain_json as pj
 from perdure.stores._plain_names import show_id
 
 FORMAT = 1
-NO_LINEAGE = "0" * 32
 LINEAGE = re.compile(r"[0-9a-f]{32}")
 
 _COMPUTED = ("format", "lineage", "revision", "message_count", "messages_bytes", "first_prompt", "crc32c")
@@ -293,8 +292,8 @@ def _check_header(payload: dict[str, Any], path: str) -> None:
             f"{FORMAT}: upgrade perdure. The file was left as it is",
             path=path,
         )
-    kinds = {"journal": int, "id": str, "lineage": str, "base_revision": int, "snapshot_bytes": int}
-    if not all(_is(payload, k, t) for k, t in kinds.items()) or not _is(payload, "snapshot_crc32c", str):
+    kinds = {"journal": int, "id": str, "base_revision": int, "snapshot_bytes": int, "snapshot_crc32c": str}
+    if not all(_is(payload, k, t) for k, t in kinds.items()) or "lineage" not in payload:
         raise _bad_line(path, 1, "not a journal's header")
 
 
@@ -380,9 +379,9 @@ def tombstone(
         return b'{"bytes": %d, "crc32c": "%08x", %s}\n' % (len(raw), crc, raw)
 
     if journal.header is None:
-        lineage = perdure["lineage"] if perdure else NO_LINEAGE
+        lineage = f'"{perdure["lineage"]}"' if perdure else "null"
         added = line(
-            f'"journal": {FORMAT}, "id": {pj.encode(session_id, "id")}, "lineage": "{lineage}", '
+            f'"journal": {FORMAT}, "id": {pj.encode(session_id, "id")}, "lineage": {lineage}, '
             f'"base_revision": {revision}, "snapshot_bytes": {len(data)}, '
             f'"snapshot_crc32c": "{snapshot_crc(data):08x}"'
         )

@@ -14,11 +14,12 @@ _CUT_STEM = 140
 
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 _RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])", re.IGNORECASE)
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _ESCAPE = re.compile(rb"%([0-9A-F]{2})")
 
 
 def check_id(session_id: object) -> str:
-    """The id itself; `InvalidSessionIdError`: not a string, empty, over 4,096 characters, or with a NUL."""
+    """The id itself; `InvalidSessionIdError`: not a string, empty, over 4,096 characters, or NUL in it."""
     if not isinstance(session_id, str):
         raise InvalidSessionIdError(f"a session id is a string, not {type(session_id).__name__}")
     if not session_id:
@@ -29,6 +30,11 @@ def check_id(session_id: object) -> str:
         )
     if "\0" in session_id:
         raise InvalidSessionIdError(f"a session id holds no NUL character, {show_id(session_id)} does")
+    if _PAIR.search(session_id):
+        # JSON spells the two halves like the character: the id would come back as another one.
+        raise InvalidSessionIdError(
+            f"a session id holds no character as two surrogate halves, {show_id(session_id)} does"
+        )
     return session_id
 
 

@@ -66,8 +66,8 @@ class Reader:
             other = stored.session["id"]
             if other == id:
                 return stem, stored
-            # Another session's own name: A3S Code's for an id with a slash, or ours where a file system does not
-            # know small letters from capitals.
+            # This may be the other session's own name: A3S Code's for an id with a slash, or ours on a file
+            # system that takes small letters and capitals for the same.
             at_home = any(stem.lower() == name.lower() for name in candidate_stems(other))
             if stem == ours and not at_home:
                 path = self.path(stem, ".json")
@@ -81,8 +81,8 @@ class Reader:
             path = os.path.join(self._dir, *name.split("/"))
             if os.path.lexists(path):
                 raise StoreError(
-                    f"session {show_id(id)} is there in A3S Code's later layout, which perdure does not read in "
-                    f"place: {path}. Bring it over with `perdure import`",
+                    f"session {show_id(id)} is there in A3S Code's later layout, which perdure does not read "
+                    f"in place: {path}. Bring it over with `perdure import`",
                     filename=path,
                 )
         return None

@@ -31,13 +31,14 @@ from perdure.errors import (
 from perdure.stores import _plain_disk as disk
 from perdure.stores import _plain_format as fmt
 from perdure.stores import _plain_listing as listing
+from perdure.stores._force import save_with
 from perdure.stores._plain_lock import session_lock
 from perdure.stores._plain_names import candidate_stems, check_id, id_of, show_id, stem_of
 from perdure.stores._plain_reader import Reader, Stored
 from perdure.types import SaveReceipt, SessionInfo
 
 if TYPE_CHECKING:
-    from perdure._core import SessionData
+    from perdure._core import SessionData, SessionDelta
 
 __all__ = ["PlainSession", "PythonFileSessionStore", "new_session_dict"]
 
@@ -77,7 +78,7 @@ def new_session_dict(id: str, **fields: Any) -> dict[str, Any]:
         "config": {
             "name": "",
             "workspace": "",
-            "system_prompt": None,
+            "system_prompt": "",
             "max_context_length": 200000,
             "auto_compact": False,
             "planning_enabled": False,
@@ -240,16 +241,40 @@ class PythonFileSessionStore:
 
     # --- the store protocol
 
-    def save(self, data: SessionData | dict[str, Any], *, create: bool = False) -> SaveReceipt:
-        """`save_dict` for a `SessionData` (or a plain dict); its base moves once the save is durable."""
+    def save(
+        self, data: SessionData | dict[str, Any], /, *, create: bool = False, force: bool = False
+    ) -> SaveReceipt:
+        """`save_dict` for a `SessionData`; moves its base. One that has not changed is not written.
+
+        `create`: as a new session with a lineage of its own, whatever `data` came from. `force`: over
+        whatever is stored. A plain dict is given to `save_dict`.
+        """
         if isinstance(data, dict):
+            if force:
+                raise TypeError("save(force=True) takes a SessionData; load a dict again and change that")
             return self.save_dict(data, create=create)
-        delta = data.delta()
-        if delta is None:
-            return SaveReceipt(data.revision, 0, 0, 0.0, self._dir)
-        d = delta.session.to_dict()
-        d.pop("perdure", None)
-        return self._save(d, None, delta.lineage, lambda perdure, identity: data.settle(delta))
+        receipt = save_with(data, self._save_delta, self.load, create=create, force=force)
+        if receipt is not None:
+            return receipt
+        found = self._files.find(check_id(data.id), self._files.peek)
+        if found is None or found[1].base != (data.lineage, data.revision):
+            revision = None if found is None else found[1].base[1]
+            raise self._conflict(data.id, data.revision, revision, "somebody else saved or deleted it")
+        return SaveReceipt(data.revision, 0, 0, 0.0, self._files.path(found[0], ".json"))
+
+    def _save_delta(self, delta: SessionDelta, settle: Callable[[], None]) -> SaveReceipt:
+        session = delta.session.to_dict()
+        base: Base | None = None
+        if delta.base_revision is not None:
+            base = (delta.lineage if delta.base_revision else None, delta.base_revision)
+        return self._save(session, base, delta.lineage, lambda perdure, identity: settle())
+
+    def load(self, id: str) -> SessionData | None:
+        """`load_dict` as a `SessionData`."""
+        from perdure._core import SessionData
+
+        session = self.load_dict(id)
+        return None if session is None else SessionData.from_dict(session)
 
     # --- saving
 
@@ -305,6 +330,7 @@ class PythonFileSessionStore:
                     "take another id",
                     session_id=id,
                 )
+            self._sweep(stem)
             self._refuse_twin(id, stem)
             return
         if stored is None:
@@ -350,9 +376,7 @@ class PythonFileSessionStore:
         saved: Callable[[dict[str, Any], disk.Identity], None],
     ) -> None:
         path = self._files.path(stem, ".journal")
-        if journal is None:
-            self._sweep(stem)
-        elif journal.torn:
+        if journal is not None and journal.torn:
             self._put_aside(path, journal.torn)
         # The session stands on what is in place now, also if making it durable fails after that and raises.
         disk.replace(self._dir, stem, built.data, lambda identity: saved(built.perdure, identity))
@@ -410,11 +434,13 @@ class PythonFileSessionStore:
 
 def _base_of(d: dict[str, Any]) -> Base | None:
     """Lineage and revision from which this copy was made; None: it is fresh."""
-    if "perdure" not in d:
+    perdure = d.get("perdure")
+    never_saved = isinstance(perdure, dict) and perdure.get("lineage") is None and not perdure.get("revision")
+    if "perdure" not in d or never_saved:
         return (None, 0) if isinstance(d, PlainSession) and d.identity is not None else None
     try:
-        fmt.check_shape({"id": "x", "messages": [], "perdure": d["perdure"]}, "this session")
+        fmt.check_shape({"id": "x", "messages": [], "perdure": perdure}, "this session")
     except SessionCorruptError as error:
         what = f"perdure: {error}; leave this field as load_dict() gave it, or remove it for a new session"
         raise SerializationError(what, path="perdure") from None
-    return (d["perdure"]["lineage"], d["perdure"]["revision"])
+    return (perdure["lineage"], perdure["revision"])

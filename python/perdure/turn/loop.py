@@ -72,17 +72,17 @@ async def run_turn(
 
     `record` is awaited for every whole step before anything else happens: for a reply before its first tool
     starts, for a result before the next tool starts. A `tool_end` comes after its result is recorded. What
-    `record` raises ends the turn. A reply that is empty or only thought is recorded as it is, its content may be
-    `[]`: it has cost tokens, and it is left out when the history is sent. Every reply has `meta`: `id`, `at`
-    (Unix seconds), `model`, `finish_reason`, and `usage` if the provider tells it.
+    `record` raises ends the turn. A reply that is empty or only thought is recorded as it is, its content may
+    be `[]`: it has cost tokens, and it is left out when the history is sent. Every reply has `meta`: `id`,
+    `at` (Unix seconds), `model`, `finish_reason`, and `usage` if the provider tells it.
 
-    Arguments that are no JSON object are kept as text (`messages.RAW_ARGUMENTS`) and answered with an error, so
-    that the model can try again.
+    Arguments that are no JSON object are kept as text (`messages.RAW_ARGUMENTS`) and answered with an error,
+    so that the model can try again.
 
     Raises `ModelError` when the model fails: what came of its reply is dropped, finished steps are recorded.
     `ToolRoundsError` when the model asks for tools once more than `max_tool_rounds`: those calls are not run,
-    each gets a result that says so. `SerializationError`, before anything happens, for a history that cannot be
-    sent. Closing the generator or cancelling its task closes the connection; an unfinished reply is dropped.
+    each gets a result that says so. `SerializationError`, before anything happens, for a history that cannot
+    be sent. Closing the generator or cancelling its task closes the connection and drops an unfinished reply.
     """
     settings = settings or TurnSettings()
     messages: list[Mapping[str, Any]] = list(history)

@@ -252,6 +252,7 @@ class ReplyStream:
             raise RuntimeError("a reply is read inside of its 'async with'")
         while True:
             # Raised after the block, so that the library's error is not its context.
+            event: object = None
             failure: ModelError | None = None
             try:
                 event = await self._events.__anext__()
@@ -288,7 +289,7 @@ class ReplyStream:
         return ModelError(f"model {name!r}: {what}. {hint}", model=name)
 
 
-def _text_in(event: Any) -> str | None:
+def _text_in(event: object) -> str | None:
     if isinstance(event, PartStartEvent) and isinstance(event.part, TextPart):
         return event.part.content
     if isinstance(event, PartDeltaEvent) and isinstance(event.delta, TextPartDelta):

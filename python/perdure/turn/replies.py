@@ -263,7 +263,7 @@ def _arguments(raw: str | Mapping[str, Any] | None) -> dict[str, Any]:
     NaN, infinite numbers and very deep nesting count as unreadable: a session cannot hold them.
     """
     if isinstance(raw, Mapping):
-        return cast("dict[str, Any]", dict(raw))
+        return cast("dict[str, Any]", _json(raw))
     if raw is None or not raw.strip():
         return {}
     try:
@@ -301,4 +301,13 @@ def _is_shallow(value: object) -> bool:
 
 
 def _json(value: Any) -> Any:
+    """What a session can hold of a value; pydantic's own converter fails on lone surrogates."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, str) else str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(item) for item in value]
     return to_jsonable_python(value, serialize_unknown=True, bytes_mode="base64", inf_nan_mode="strings")

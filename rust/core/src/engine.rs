@@ -1,12 +1,13 @@
 //! The store of one directory. All stores of a process on the same directory share one engine.
 
 use crate::error::{At, Error, Result};
-use crate::fs::{Dir, RealDir};
+use crate::fs::{Dir, Open, RealDir};
 use crate::id::SessionId;
 use crate::read::{other_session, read, Found, Names};
 use crate::session::Session;
 use crate::slot::Slot;
 use std::collections::HashMap;
+use std::io::IoSlice;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -28,11 +29,13 @@ pub struct SaveOptions {
     pub sync: bool,
     /// How long to wait for another process that has the session open.
     pub lock_timeout: Duration,
+    /// Asked while waiting for a lock; true ends the wait.
+    pub give_up: fn() -> bool,
 }
 
 impl Default for SaveOptions {
     fn default() -> SaveOptions {
-        SaveOptions { step: false, create: false, force: false, sync: true, lock_timeout: Duration::ZERO }
+        SaveOptions { step: false, create: false, force: false, sync: true, lock_timeout: Duration::ZERO, give_up: || false }
     }
 }
 
@@ -176,6 +179,19 @@ impl Engine {
             Err(Error::Corrupt { .. }) => Ok(true),
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes, syncs and removes a file, so that what is wrong with the directory shows.
+    pub fn health_check(&self) -> Result<()> {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).map_err(|e| std::io::Error::other(e.to_string())).at("get random bytes for", self.path())?;
+        let name = format!(".health.{:016x}.tmp", u64::from_be_bytes(bytes));
+        let path = self.path().join(&name);
+        let file = self.dir.open(&name, Open::CreateNew).at("create", &path)?;
+        let written = file.write_at(0, &[IoSlice::new(b"perdure\n")]).at("write", &path);
+        let written = written.and_then(|()| file.sync_all().at("sync", &path));
+        self.dir.remove(&name).at("remove", &path)?;
+        written
     }
 
     /// Lets go of a session's files: what is empty is removed, a lock is given up. Nothing is lost by it.

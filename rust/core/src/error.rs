@@ -40,6 +40,8 @@ impl Place {
 pub enum Error {
     /// Not a session id.
     InvalidId(String),
+    /// Not a cursor that a listing gave.
+    BadCursor(String),
     /// A session is stored under this id, or under `twin`, whose file name differs only in case.
     Exists {
         /// The id asked for.
@@ -104,6 +106,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::InvalidId(reason) => write!(f, "not a session id: {reason}"),
+            Error::BadCursor(cursor) => write!(f, "{cursor:?} is not a cursor that a listing of this store gave"),
             Error::Exists { id, twin: None } => {
                 write!(f, "session {id:?} exists already; resume it, or choose another id")
             }

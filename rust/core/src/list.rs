@@ -178,7 +178,7 @@ fn id_inside(text: &Bytes) -> Option<SessionId> {
 }
 
 fn parse_cursor(cursor: &str) -> Result<(i128, String)> {
-    let bad = || crate::Error::InvalidId(format!("{cursor:?} is not a cursor that a listing gave"));
+    let bad = || crate::Error::BadCursor(cursor.to_string());
     let (at, stem) = cursor.split_once(':').ok_or_else(bad)?;
     Ok((at.parse().map_err(|_| bad())?, stem.to_string()))
 }

@@ -19,12 +19,13 @@ pub(crate) enum Hold {
 }
 
 /// How long to wait for a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Wait {
     /// One try.
     Never,
-    /// This long for an owner that has the session open; an owner that only saves is waited for anyway.
-    AtMost(Duration),
+    /// This long for an owner that has the session open; an owner that only saves is waited for anyway. The function is
+    /// asked from time to time whether to go on.
+    AtMost(Duration, fn() -> bool),
 }
 
 /// An open lock file. Locked or not is the caller's to know.
@@ -109,12 +110,11 @@ impl LockFile {
                 continue; // dropping the file lets go of it
             }
             let note = lock.file.read_some(0, 4096).map(|b| Note::read(&b)).unwrap_or_default();
-            let patience = match wait {
-                Wait::Never => Duration::ZERO,
-                Wait::AtMost(timeout) if note.open => timeout,
-                Wait::AtMost(timeout) => timeout.max(GRACE),
+            let (patience, give_up) = match wait {
+                Wait::Never => (Duration::ZERO, false),
+                Wait::AtMost(timeout, ask) => (if note.open { timeout } else { timeout.max(GRACE) }, ask()),
             };
-            if started.elapsed() >= patience {
+            if give_up || started.elapsed() >= patience {
                 return Err(Error::Locked { id: id.to_string(), owner: note.owner });
             }
             kept = Some(lock);

@@ -66,7 +66,7 @@ impl Engine {
         };
         let slot = self.slot(&names);
         let mut slot = guard(&slot);
-        let held = slot.hold(self.dir(), session.id().as_str(), Wait::AtMost(options.lock_timeout))?;
+        let held = slot.hold(self.dir(), session.id().as_str(), Wait::AtMost(options.lock_timeout, options.give_up))?;
         let mut save = Save { engine: self, held, session, syncing: Duration::ZERO };
         let current = save.current()?;
         let current = save.check(current, options)?;
@@ -83,11 +83,11 @@ impl Engine {
     }
 
     /// Deletes a session; false if there was none.
-    pub fn delete(&self, id: &SessionId, lock_timeout: Duration) -> Result<bool> {
+    pub fn delete(&self, id: &SessionId, options: &SaveOptions) -> Result<bool> {
         let (names, _) = self.find(id)?;
         let slot = self.slot(&names);
         let mut slot = guard(&slot);
-        let mut held = slot.hold(self.dir(), id.as_str(), Wait::AtMost(lock_timeout))?;
+        let mut held = slot.hold(self.dir(), id.as_str(), Wait::AtMost(options.lock_timeout, options.give_up))?;
         let there = match read(self.dir(), self.number(), &names, id)? {
             Found::Nothing | Found::Other(_) => false,
             Found::Deleted => {
@@ -227,14 +227,15 @@ impl Save<'_> {
     fn snapshot(mut self, current: Option<Current>, unchanged: bool, new_bytes: u64) -> Result<Receipt, Failed> {
         let dir = self.held.dir;
         let path = dir.path().join(&self.held.slot.names.snapshot);
-        let lineage = match current.as_ref().and_then(|c| c.saved.lineage) {
+        let planned = current.as_ref().and_then(|c| c.saved.lineage).or(self.session.planned());
+        let lineage = match planned {
             Some(lineage) => lineage,
             None => Lineage::random().at("make a lineage for", &path)?,
         };
         let stored_revision = current.as_ref().map_or(0, |c| c.saved.revision);
         // Folding alone makes no new state.
         let revision = if unchanged && stored_revision > 0 { stored_revision } else { stored_revision + 1 };
-        let image = Image::new(self.session, lineage, revision);
+        let image = Image::new(self.session, Some(lineage), revision);
 
         let temp = self.held.slot.temp();
         let stat = self.write_temp(&temp, &image).inspect_err(|_| {

@@ -3,7 +3,9 @@
 use crate::id::SessionId;
 use crate::json;
 use crate::log::MessageLog;
+use crate::snapshot::{Image, Snapshot};
 use bytes::Bytes;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Longest `first_prompt`, in code points.
@@ -177,6 +179,8 @@ pub struct Session {
     base: Base,
     /// A save whose outcome is unknown (its rename succeeded, the directory sync failed): what it wrote.
     attempt: Option<Arc<Saved>>,
+    /// The lineage that the first save is going to use.
+    planned: Option<Lineage>,
     edits: Edits,
     /// The edits that the base already has.
     base_edits: u64,
@@ -219,7 +223,7 @@ impl Session {
 
     fn fresh(id: SessionId, head: Head, log: MessageLog) -> Session {
         let (base, edits) = (Base::Absent, Edits::default());
-        Session { id, head: Arc::new(head), log, base, attempt: None, edits, base_edits: 0 }
+        Session { id, head: Arc::new(head), log, base, attempt: None, planned: None, edits, base_edits: 0 }
     }
 
     /// A session as it was stored.
@@ -281,6 +285,23 @@ impl Session {
         &self.base
     }
 
+    /// Lineage and revision that the next save makes.
+    pub fn plan(&mut self) -> std::io::Result<(Lineage, u64)> {
+        let known = self.base.saved().and_then(|s| s.lineage).or(self.planned);
+        let lineage = match known {
+            Some(lineage) => lineage,
+            None => Lineage::random()?,
+        };
+        self.planned = Some(lineage);
+        Ok((lineage, self.base.revision() + 1))
+    }
+
+    /// The lineage for a first save, if there is a plan.
+    pub(crate) fn planned(&self) -> Option<Lineage> {
+        let has_one = self.base.saved().is_some_and(|s| s.lineage.is_some());
+        self.planned.filter(|_| !has_one)
+    }
+
     /// A save of unknown outcome.
     pub fn attempt(&self) -> Option<&Arc<Saved>> {
         self.attempt.as_ref()
@@ -330,7 +351,7 @@ impl Session {
 
     /// Forgets what is stored: the next save creates.
     pub fn detach(&mut self) {
-        (self.base, self.attempt) = (Base::Absent, None);
+        (self.base, self.attempt, self.planned) = (Base::Absent, None, None);
     }
 
     /// Expects what `stored` came from: the next save overwrites it, knowingly.
@@ -370,6 +391,29 @@ impl Session {
     /// Remembers a save of unknown outcome.
     pub fn set_attempt(&mut self, attempt: Arc<Saved>) {
         self.attempt = Some(attempt);
+    }
+
+    /// The whole session as a snapshot file's bytes, at its base's revision.
+    pub fn to_json(&self) -> Vec<u8> {
+        let lineage = self.base.saved().and_then(|s| s.lineage);
+        Image::new(self, lineage, self.base.revision()).to_vec()
+    }
+
+    /// The same without the messages.
+    pub fn head_json(&self) -> Vec<u8> {
+        let lineage = self.base.saved().and_then(|s| s.lineage);
+        Image::new(self, lineage, self.base.revision()).into_head()
+    }
+
+    /// A session from a snapshot file's bytes. One with a lineage continues the stored session that it is a copy of.
+    pub fn from_json(text: Bytes) -> crate::Result<Session> {
+        let parsed = Snapshot::parse(Path::new("<session>"), &text)?;
+        if parsed.lineage.is_none() {
+            let mut session = Session::fresh(parsed.id, Head::default(), parsed.log);
+            session.head = parsed.head;
+            return Ok(session);
+        }
+        Ok(Session::stored(parsed.id, parsed.head, parsed.log, parsed.lineage, parsed.revision, None))
     }
 
     /// The first user prompt, as a JSON value of at most 200 code points; `null` if there is none.

@@ -26,7 +26,7 @@ pub(crate) struct Image<'a> {
 }
 
 impl<'a> Image<'a> {
-    pub fn new(session: &'a Session, lineage: Lineage, revision: u64) -> Image<'a> {
+    pub fn new(session: &'a Session, lineage: Option<Lineage>, revision: u64) -> Image<'a> {
         let (head, log) = (session.head(), session.log());
         let tail: &[u8] = if log.is_empty() { b"]\n}\n" } else { b"\n  ]\n}\n" };
         let messages_bytes = MESSAGES.len() + log.wire_len() + tail.len() - END.len();
@@ -51,7 +51,10 @@ impl<'a> Image<'a> {
         out.key(b"format");
         out.int(FORMAT as i64);
         out.key(b"lineage");
-        out.string(lineage.to_string().as_bytes());
+        match lineage {
+            Some(lineage) => out.string(lineage.to_string().as_bytes()),
+            None => out.raw(b"null"),
+        }
         out.key(b"revision");
         out.int(revision as i64);
         out.key(b"message_count");
@@ -88,9 +91,19 @@ impl<'a> Image<'a> {
         std::iter::once(IoSlice::new(&self.head)).chain(wire).chain(std::iter::once(IoSlice::new(self.tail))).collect()
     }
 
-    #[cfg(test)]
     pub fn to_vec(&self) -> Vec<u8> {
-        self.pieces().iter().flat_map(|p| p.iter().copied()).collect()
+        let mut bytes = Vec::with_capacity(self.len() as usize);
+        for piece in self.pieces() {
+            bytes.extend_from_slice(&piece);
+        }
+        bytes
+    }
+
+    /// The head alone, as an object.
+    pub fn into_head(mut self) -> Vec<u8> {
+        self.head.truncate(self.head.len() - MESSAGES.len() - 2);
+        self.head.extend_from_slice(END);
+        self.head
     }
 }
 
@@ -278,7 +291,9 @@ pub(crate) fn parse_meta(text: &Bytes, at: usize, head: &mut Head) -> Result<Met
             "format" => format = Some(int().ok_or_else(|| wrong("a whole number"))?),
             "lineage" => {
                 let parsed = json::string_text(token).and_then(|t| Lineage::parse(&t));
-                meta.lineage = Some(parsed.ok_or_else(|| wrong("32 lower-case hex digits"))?);
+                if token != b"null" {
+                    meta.lineage = Some(parsed.ok_or_else(|| wrong("32 lower-case hex digits"))?);
+                }
             }
             "revision" => {
                 // The greatest revision has to have a successor that every JSON reader can hold.
@@ -324,8 +339,8 @@ pub(crate) fn parse_meta(text: &Bytes, at: usize, head: &mut Head) -> Result<Met
         }
         None => return Err(Flaw::new(at, "perdure.format is missing")),
     }
-    if meta.lineage.is_none() || meta.revision == 0 {
-        return Err(Flaw::new(at, "perdure.lineage or perdure.revision is missing or 0"));
+    if meta.lineage.is_none() != (meta.revision == 0) {
+        return Err(Flaw::new(at, "perdure.lineage and perdure.revision do not go together: both or neither (null, 0)"));
     }
     Ok(meta)
 }
@@ -355,7 +370,7 @@ mod tests {
     fn what_is_written_is_read() {
         let session = sample();
         let lineage = Lineage([7; 16]);
-        let image = Image::new(&session, lineage, 3);
+        let image = Image::new(&session, Some(lineage), 3);
         let bytes: Bytes = image.to_vec().into();
         assert_eq!(image.len() as usize, bytes.len());
         let text = std::str::from_utf8(&bytes).unwrap();
@@ -371,13 +386,13 @@ mod tests {
         assert_eq!(read.log.crc(), session.log().crc());
         // Written again it is the same file to the byte.
         let again = Session::stored(read.id, read.head, read.log, Some(lineage), 3, None);
-        assert_eq!(Image::new(&again, lineage, 3).to_vec(), bytes);
+        assert_eq!(Image::new(&again, Some(lineage), 3).to_vec(), bytes);
     }
 
     #[test]
     fn a_changed_file_loads_and_is_told() {
         let session = sample();
-        let image = String::from_utf8(Image::new(&session, Lineage([7; 16]), 3).to_vec()).unwrap();
+        let image = String::from_utf8(Image::new(&session, Some(Lineage([7; 16])), 3).to_vec()).unwrap();
         let read = parse_text(&image.replace("Done.", "Gone.")).unwrap();
         assert!(!read.crc_fits);
         assert!(parse_text(&image).unwrap().crc_fits);
@@ -385,7 +400,7 @@ mod tests {
 
     #[test]
     fn every_truncation_is_an_error() {
-        let image = Image::new(&sample(), Lineage([7; 16]), 3).to_vec();
+        let image = Image::new(&sample(), Some(Lineage([7; 16])), 3).to_vec();
         // Without the last newline it is still whole.
         for end in 0..image.len() - 1 {
             let cut = Bytes::copy_from_slice(&image[..end]);

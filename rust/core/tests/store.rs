@@ -2,7 +2,6 @@
 
 use perdure_core::{Base, Engine, Error, Head, Receipt, SaveOptions, Session, SessionId};
 use std::path::Path;
-use std::time::Duration;
 
 fn id(text: &str) -> SessionId {
     SessionId::new(text).unwrap()
@@ -108,8 +107,8 @@ fn nobody_overwrites_what_he_has_not_seen() {
     assert_eq!(texts(&load(&engine, "s")), [message("second")]);
 
     // No resurrection.
-    assert!(engine.delete(&id("s"), Duration::ZERO).unwrap());
-    assert!(!engine.delete(&id("s"), Duration::ZERO).unwrap());
+    assert!(engine.delete(&id("s"), &SaveOptions::default()).unwrap());
+    assert!(!engine.delete(&id("s"), &SaveOptions::default()).unwrap());
     assert!(names(dir.path()).is_empty(), "{:?}", names(dir.path()));
     assert!(matches!(save(&engine, &mut second), Err(Error::Conflict { found: None, .. })));
 

@@ -337,80 +337,75 @@ struct Reader<'t> {
 
 impl Reader<'_> {
     fn body(&mut self, body: &Body) -> Result<Map<String, Value>, Fault> {
-        let mut object = Map::new();
+        let mut values = Map::new();
+        let mut blocks = Map::new();
         for structure in body {
+            let key = match structure {
+                Structure::Attribute(attribute) => &attribute.key,
+                Structure::Block(block) => &block.ident,
+            };
+            let place = self.lines.start(key);
+            let key = key.as_str();
+            self.path.push(Step::Key(key.to_owned()));
             match structure {
                 Structure::Attribute(attribute) => {
-                    let key = attribute.key.as_str();
-                    let place = self
-                        .lines
-                        .place(attribute.key.span().map(|span| span.start));
-                    // The parser refuses a key that occurs twice; what is left is a block of that name.
-                    if object.contains_key(key) {
-                        return Err(Fault::at(
-                            place,
-                            format!("\"{key}\" is both a block and a value"),
-                        ));
-                    }
-                    let value = evaluate(&attribute.value, &self.context).map_err(|message| {
-                        let start = attribute.value.span().map(|span| span.start);
-                        Fault::at(
-                            self.lines.place(start).or(place),
-                            format!("{key}: {message}"),
-                        )
-                    })?;
-                    self.path.push(Step::Key(key.to_owned()));
                     self.note(place, env_variable(&attribute.value));
-                    self.path.pop();
-                    object.insert(key.to_owned(), value);
+                    let value = evaluate(&attribute.value, &self.context).map_err(|message| {
+                        let place = self.lines.start(&attribute.value).or(place);
+                        Fault::at(place, format!("{key}: {message}"))
+                    })?;
+                    // The parser refuses a key that occurs twice.
+                    values.insert(key.to_owned(), value);
                 }
-                Structure::Block(block) => self.block(block, &mut object)?,
+                Structure::Block(block) => {
+                    let same = blocks
+                        .entry(key)
+                        .or_insert_with(|| Value::Array(Vec::new()));
+                    if let Value::Array(same) = same {
+                        self.path.push(Step::Index(same.len()));
+                        self.note(place, None);
+                        same.push(Value::Object(self.block(block, place)?));
+                        self.path.pop();
+                    }
+                }
+            }
+            self.path.pop();
+            if values.contains_key(key) && blocks.contains_key(key) {
+                let message = format!("\"{key}\" is both a block and a value");
+                return Err(Fault::at(place, message));
             }
         }
-        Ok(object)
+        values.extend(blocks);
+        Ok(values)
     }
 
-    fn block(&mut self, block: &Block, object: &mut Map<String, Value>) -> Result<(), Fault> {
+    /// A block's fields, its label among them.
+    fn block(
+        &mut self,
+        block: &Block,
+        place: Option<(usize, usize)>,
+    ) -> Result<Map<String, Value>, Fault> {
         let key = block.ident.as_str();
-        let place = self.lines.place(block.ident.span().map(|span| span.start));
-        let blocks = object
-            .entry(key)
-            .or_insert_with(|| Value::Array(Vec::new()));
-        let Value::Array(blocks) = blocks else {
-            return Err(Fault::at(
-                place,
-                format!("\"{key}\" is both a block and a value"),
-            ));
-        };
-        self.path.push(Step::Key(key.to_owned()));
-        self.path.push(Step::Index(blocks.len()));
-        self.note(place, None);
-        let mut inner = self.body(&block.body)?;
-        if let [label, more @ ..] = block.labels.as_slice() {
-            if !more.is_empty() {
+        let mut fields = self.body(&block.body)?;
+        let label = match block.labels.as_slice() {
+            [] => return Ok(fields),
+            [label] => Value::from(label.as_str()),
+            _ => {
                 return Err(Fault::at(
                     place,
                     format!("\"{key}\" takes one label at most"),
-                ));
+                ))
             }
-            let name = if matches!(key, "models" | "model") {
-                "id"
-            } else {
-                "name"
-            };
-            if inner
-                .insert(name.to_owned(), Value::from(label.as_str()))
-                .is_some()
-            {
-                return Err(Fault::at(
-                    place,
-                    format!("\"{key}\" has a label and also \"{name}\"; keep one of them"),
-                ));
-            }
+        };
+        let name = match key {
+            "models" | "model" => "id",
+            _ => "name",
+        };
+        if fields.insert(name.to_owned(), label).is_some() {
+            let message = format!("\"{key}\" has a label and also \"{name}\"; keep one of them");
+            return Err(Fault::at(place, message));
         }
-        self.path.truncate(self.path.len() - 2);
-        blocks.push(Value::Object(inner));
-        Ok(())
+        Ok(fields)
     }
 
     fn note(&mut self, place: Option<(usize, usize)>, variable: Option<String>) {
@@ -432,6 +427,10 @@ impl<'t> Lines<'t> {
             .chain(text.match_indices('\n').map(|(at, _)| at + 1))
             .collect();
         Lines { text, starts }
+    }
+
+    fn start(&self, node: &impl Span) -> Option<(usize, usize)> {
+        self.place(node.span().map(|span| span.start))
     }
 
     fn place(&self, offset: Option<usize>) -> Option<(usize, usize)> {

@@ -1,1 +1,32 @@
-//! placeholder until the bindings land
+//! `perdure._core`: the engine's Python face. Its types and docstrings are in `python/perdure/_core.pyi`.
+
+mod call;
+mod data;
+mod decode;
+mod encode;
+mod errors;
+mod fields;
+mod hcl;
+mod messages;
+mod store;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = false)]
+mod _core {
+    #[pymodule_export]
+    use super::data::{SessionData, SessionDelta};
+    #[pymodule_export]
+    use super::hcl::parse_config;
+    #[pymodule_export]
+    use super::messages::{MessageIterator, Messages};
+    #[pymodule_export]
+    use super::store::{close_all, FileSessionStore};
+    #[allow(non_upper_case_globals)]
+    #[pymodule_export]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+    /// "release" or "debug": a debug build is slow, and says so.
+    #[allow(non_upper_case_globals)]
+    #[pymodule_export]
+    const build_profile: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
+}

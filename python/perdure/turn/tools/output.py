@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 
@@ -73,14 +72,22 @@ class HeadTail:
         tail = b"".join(self._tail)
         if len(self._head) + len(tail) == self.total:
             return bounded(mask((bytes(self._head) + tail).decode("utf-8", "replace")), self.limit)
-        # The middle is gone, and a secret may have been cut in two at the edges of the hole. What a shorter piece
-        # gives after masking too is not touched by that.
+        # The middle is gone, and a secret may have been cut in two at the edges of the hole. What a shorter
+        # piece gives after masking too is not touched by that.
         half = self.limit // 2
         head, end = bytes(self._head), tail[-self._room :]
-        first = os.path.commonprefix([_masked(mask, head), _masked(mask, head[:-SLACK])])[:half]
+        first = _common(_masked(mask, head), _masked(mask, head[:-SLACK]))[:half]
         last = _masked(mask, end)[::-1]
-        last = os.path.commonprefix([last, _masked(mask, end[SLACK:])[::-1]])[:half][::-1]
+        last = _common(last, _masked(mask, end[SLACK:])[::-1])[:half][::-1]
         return first + _note(max(0, self.total - len(first.encode()) - len(last.encode())), "bytes") + last
+
+
+def _common(one: str, other: str) -> str:
+    """The longest common beginning."""
+    for at, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return one[:at]
+    return min(one, other, key=len)
 
 
 def _masked(mask: Callable[[str], str], raw: bytes) -> str:

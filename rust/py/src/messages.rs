@@ -1,0 +1,159 @@
+//! `Messages`: the history as an immutable sequence that decodes only what is looked at.
+
+use crate::call::attached;
+use crate::decode::decode;
+use perdure_core::MessageLog;
+use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PySlice};
+
+/// A view of a session's messages as they were when it was made.
+#[pyclass(frozen, sequence, module = "perdure")]
+#[derive(Clone)]
+pub struct Messages {
+    log: MessageLog,
+    start: isize,
+    step: isize,
+    len: usize,
+}
+
+impl Messages {
+    pub fn new(log: MessageLog) -> Messages {
+        let len = log.len();
+        Messages { log, start: 0, step: 1, len }
+    }
+
+    /// All messages as they are stored.
+    pub fn iterate(&self) -> impl Iterator<Item = bytes::Bytes> + '_ {
+        (0..self.len).filter_map(|i| self.log.get(self.position(i)))
+    }
+
+    /// Index into the log of this view's message `index`.
+    fn position(&self, index: usize) -> usize {
+        (self.start + self.step * index as isize) as usize
+    }
+
+    fn at(&self, index: isize) -> PyResult<usize> {
+        let real = if index < 0 { index + self.len as isize } else { index };
+        if real < 0 || real as usize >= self.len {
+            return Err(PyIndexError::new_err(format!("message {index} of {}", self.len)));
+        }
+        Ok(self.position(real as usize))
+    }
+
+    fn decoded<'py>(&self, py: Python<'py>, position: usize) -> PyResult<Bound<'py, PyAny>> {
+        let bytes = self.log.get(position).ok_or_else(|| PyIndexError::new_err("message index out of range"))?;
+        attached(|| decode(py, &bytes, || format!("messages[{position}]")))
+    }
+
+    fn find(&self, value: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
+        for i in 0..self.len {
+            if self.decoded(value.py(), self.position(i))?.eq(value)? {
+                return Ok(Some(i));
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[pymethods]
+impl Messages {
+    fn __len__(&self) -> usize {
+        self.len
+    }
+
+    fn __getitem__<'py>(&self, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let py = index.py();
+        if let Ok(slice) = index.cast::<PySlice>() {
+            let part = slice.indices(self.len as isize)?;
+            let view = Messages {
+                log: self.log.clone(),
+                start: self.start + self.step * part.start,
+                step: self.step * part.step,
+                len: part.slicelength,
+            };
+            return Ok(Bound::new(py, view)?.into_any());
+        }
+        let Ok(index) = index.extract::<isize>() else {
+            return Err(PyTypeError::new_err("messages are indexed by integers or slices"));
+        };
+        self.decoded(py, self.at(index)?)
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> MessageIterator {
+        MessageIterator { messages: slf.get().clone(), next: std::sync::atomic::AtomicUsize::new(0) }
+    }
+
+    fn __contains__(&self, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Ok(self.find(value)?.is_some())
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> PyResult<bool> {
+        if let Ok(other) = other.cast::<Messages>() {
+            let other = other.get();
+            if self.len != other.len {
+                return Ok(false);
+            }
+        } else if other.cast::<PyList>().is_err() && other.cast::<pyo3::types::PyTuple>().is_err() {
+            return Ok(false);
+        }
+        if other.len()? != self.len {
+            return Ok(false);
+        }
+        for i in 0..self.len {
+            if !self.decoded(other.py(), self.position(i))?.eq(other.get_item(i)?)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn __repr__(&self) -> String {
+        // No content: a history is not for logs.
+        format!("<Messages: {}>", self.len)
+    }
+
+    fn index(&self, value: &Bound<'_, PyAny>) -> PyResult<usize> {
+        self.find(value)?.ok_or_else(|| PyValueError::new_err("no such message"))
+    }
+
+    fn count(&self, value: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let mut count = 0;
+        for i in 0..self.len {
+            count += usize::from(self.decoded(value.py(), self.position(i))?.eq(value)?);
+        }
+        Ok(count)
+    }
+
+    /// The stored JSON of a message.
+    fn raw<'py>(&self, py: Python<'py>, index: isize) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = self.log.get(self.at(index)?).ok_or_else(|| PyIndexError::new_err("message index out of range"))?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+}
+
+/// Iterates over messages; made by `iter(messages)`.
+#[pyclass(frozen, module = "perdure")]
+pub struct MessageIterator {
+    messages: Messages,
+    next: std::sync::atomic::AtomicUsize,
+}
+
+#[pymethods]
+impl MessageIterator {
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let index = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if index >= self.messages.len {
+            return Ok(None);
+        }
+        self.messages.decoded(py, self.messages.position(index)).map(Some)
+    }
+
+    fn __length_hint__(&self) -> usize {
+        self.messages.len.saturating_sub(self.next.load(std::sync::atomic::Ordering::Relaxed))
+    }
+}
