@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from perdure._config_source import _json_place
 from perdure.config import AgentConfig, ModelConfig, ProviderConfig, load_config
 from perdure.errors import ConfigError
 
@@ -203,6 +204,7 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
         ('sessions_dir = env("PERDURE_TEST_UNSET")\n', 1, 1, "variable PERDURE_TEST_UNSET is not set"),
         ('sessions_dir = ""\n', 1, 1, "sessions_dir must not be empty"),
         ('storage_url = "sessions"\n', 1, 1, "a directory is sessions_dir"),
+        ("# x\nproviders = [{ name = 5 }]\n", 2, 1, "name must be a string, not 5"),
         ("providers = 5\n", 1, 1, "providers must be a block or an object, not int"),
         ("providers {\n}\n", 1, 1, "needs a name"),
         ('providers "a" "b" {\n}\n', 1, 1, "one label"),
@@ -233,6 +235,19 @@ def test_what_is_wrong_is_named_with_its_place(
         file = tmp_path / "agent.hcl"
         file.write_text(text)
         assert str(refusal(file)).startswith(f"{file}:{line}:{column}: ")
+
+
+def test_places_in_json_count_items_of_every_kind() -> None:
+    text = '{"a": ["x", "y", [2, {"k": 0}], {"k": ",\\"}", "l": []}],\n "b": 1, "b": 2}'
+    for where, place in (
+        (("a",), (1, 2)),
+        (("a", 2, 1, "k"), (1, 23)),
+        (("a", 3, "l"), (1, 47)),
+        (("a", 3, "nothing"), (1, 33)),
+        (("b",), (2, 10)),
+        (("nothing",), None),
+    ):
+        assert _json_place(text, where) == place
 
 
 @pytest.mark.parametrize(

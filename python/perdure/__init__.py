@@ -11,6 +11,9 @@ import warnings as _warnings
 
 from perdure import _core
 from perdure._core import FileSessionStore, Messages, SessionData, SessionDelta
+from perdure.agent import Agent
+from perdure.async_agent import AsyncAgent
+from perdure.async_session import AsyncSession
 from perdure.errors import (
     ConfigError,
     InvalidSessionIdError,
@@ -27,6 +30,7 @@ from perdure.errors import (
     ToolRoundsError,
 )
 from perdure.options import SessionOptions
+from perdure.session import Session
 from perdure.stores.memory import MemorySessionStore
 from perdure.stores.protocol import SessionStore
 from perdure.stores.python_file import PythonFileSessionStore
@@ -35,6 +39,9 @@ from perdure.types import SaveReceipt, SendResult, SessionInfo, TurnEvent, Usage
 __version__ = _core.__version__
 
 __all__ = [
+    "Agent",
+    "AsyncAgent",
+    "AsyncSession",
     "ConfigError",
     "FileSessionStore",
     "InvalidSessionIdError",
@@ -46,6 +53,7 @@ __all__ = [
     "SaveReceipt",
     "SendResult",
     "SerializationError",
+    "Session",
     "SessionBusyError",
     "SessionConflictError",
     "SessionCorruptError",

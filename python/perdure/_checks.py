@@ -99,9 +99,7 @@ def check_tool_name(value: str, option: str) -> str:
     if value not in BUILTIN_TOOLS:
         hint = suggestion(nearest(value, BUILTIN_TOOLS))
         there_are = f"there are: {', '.join(BUILTIN_TOOLS)}"
-        raise ConfigError(
-            f"{option}: there is no built-in tool {shorten(value)}; {there_are}{hint}", option=option
-        )
+        raise ConfigError(f"{option}: there is no built-in tool {shorten(value)}; {there_are}{hint}", option=option)
     return value
 
 
@@ -110,9 +108,7 @@ def check_directory(value: object, option: str) -> str:
     if not isinstance(value, (str, os.PathLike)) or not isinstance(path := os.fspath(value), str):
         refuse_value(option, "a path", value)
     if not path.strip() or "\0" in path:
-        raise ConfigError(
-            f"{option} must be the path of a directory, not empty and without NUL", option=option
-        )
+        raise ConfigError(f"{option} must be the path of a directory, not empty and without NUL", option=option)
     if "://" in path:
         raise ConfigError(f"{option} takes a directory; a URL goes to session_store", option=option)
     return path

@@ -1,5 +1,6 @@
 """The Rust core. Its public classes are exported by `perdure`; use them from there."""
 
+import builtins
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -14,11 +15,16 @@ build_profile: Final[str]
 Message = Mapping[str, Any]
 Hook = Callable[[Any], Any]
 
-def parse_config(text: str, format: str) -> Any:
+def parse_config(
+    text: str,
+    format: str,
+    positions: dict[tuple[str | int, ...], tuple[int, int, str | None]] | None = None,
+) -> Any:
     """A configuration text (`format` "hcl" or "json") as plain dicts, lists and scalars.
 
-    `env("NAME")` and `env("NAME", "default")` are evaluated; an unset variable without default is None. `providers` and
-    `models` blocks are always lists. Raises `ConfigError` with line and column.
+    `env("NAME")` and `env("NAME", "default")` are evaluated; an unset variable without default is None. Every HCL block is
+    a list of dicts, also a single one. `positions` is filled with the path of each value: its line, its column and, where
+    it is an `env()` of an unset variable, that variable. Raises `ConfigError` with line and column.
     """
 
 def close_all() -> None:
@@ -38,10 +44,10 @@ class Messages(Sequence[dict[str, Any]]):
     @overload
     def __getitem__(self, index: slice) -> Messages: ...
     def __iter__(self) -> Iterator[dict[str, Any]]: ...
-    def __contains__(self, value: object) -> bool: ...
+    def __contains__(self, value: object, /) -> bool: ...
     def __eq__(self, other: object) -> bool: ...
-    def index(self, value: Any) -> int: ...
-    def count(self, value: Any) -> int: ...
+    def index(self, value: Any, start: int = 0, stop: int = ..., /) -> int: ...
+    def count(self, value: Any, /) -> int: ...
     def raw(self, index: int) -> bytes:
         """The message's JSON as it is stored: UTF-8, on one line."""
 
@@ -257,7 +263,7 @@ class FileSessionStore:
         """Ids of all sessions, sorted. Files that are not sessions are left out."""
     def exists(self, id: str, /) -> bool:
         """Whether there is such a session, be it damaged."""
-    def infos(self, limit: int = 50, cursor: str | None = None) -> tuple[list[SessionInfo], str | None]:
+    def infos(self, limit: int = 50, cursor: str | None = None) -> tuple[builtins.list[SessionInfo], str | None]:
         """A page of the listing, newest first, and the cursor of the next one. No history is loaded.
 
         Raises `ValueError` for what is not a cursor of this store.
@@ -269,6 +275,4 @@ class FileSessionStore:
     def close(self) -> None:
         """Close all files of all sessions of this directory. The store can be used afterwards."""
     def __enter__(self) -> FileSessionStore: ...
-    def __exit__(
-        self, *_error: type[BaseException] | BaseException | TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_error: type[BaseException] | BaseException | TracebackType | None) -> None: ...

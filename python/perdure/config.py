@@ -107,17 +107,15 @@ class ResolvedModel:
         Raises `ConfigError` if there is none, or if the environment variable of `base_url` is not set: the
         key would go to another server than the one that was meant.
         """
-        if self.base_url is None:
-            variable = self.model.base_url_variable or self.provider.base_url_variable
-            if variable is not None:
-                self._missing(
-                    "base_url", f"the environment variable {variable}, which base_url names, is not set, or empty"
-                )
+        unset = "the environment variable {}, which {} names, is not set, or empty"
+        variable = self.model.base_url_variable or self.provider.base_url_variable
+        if self.base_url is None and variable is not None:
+            self._missing("base_url", unset.format(variable, "base_url"))
         if self.api_key is not None or self.is_local:
             return self.api_key or ""
         variable = self.model.api_key_variable or self.provider.api_key_variable
         if variable is not None:
-            self._missing("api_key", f"the environment variable {variable}, which api_key names, is not set, or empty")
+            self._missing("api_key", unset.format(variable, "api_key"))
         example = re.sub(r"\W", "_", self.provider.name).upper()
         return self._missing(
             "api_key",
@@ -179,9 +177,7 @@ class AgentConfig:
         """
         if name is None:
             if self.default_model is None:
-                message = (
-                    'no model is chosen: set default_model = "provider/model" in agent.hcl, or pass model'
-                )
+                message = 'no model is chosen: set default_model = "provider/model" in agent.hcl, or pass model'
                 raise ConfigError(message, path=self.path, option="default_model")
             return self._find(self.default_model, "default_model", self.path, self.default_model_place)
         return self._find(check_text(name, "model"), "model", None, None)
@@ -200,9 +196,7 @@ class AgentConfig:
             return None, "memory://"
         if self.storage_backend is None and self.sessions_dir is not None and self.storage_url is not None:
             what = 'both are given; choose with storage_backend = "file" or "custom", or remove one'
-            raise ConfigError(
-                f"sessions_dir and storage_url: {what}", path=self.path, option="storage_backend"
-            )
+            raise ConfigError(f"sessions_dir and storage_url: {what}", path=self.path, option="storage_backend")
         if self.storage_backend == "file" and self.sessions_dir is None and self.storage_url is not None:
             what = 'storage_backend = "file" needs sessions_dir; a storage_url goes with "custom"'
             raise ConfigError(what, path=self.path, option="storage_backend")
@@ -238,11 +232,7 @@ class AgentConfig:
         if model is None:
             own_server = provider.base_url is not None or provider.base_url_variable is not None
             if wanted == LOCAL_PROVIDER and not own_server:
-                if (
-                    model_id != LOCAL_MODEL
-                    and not model_id.endswith(".gguf")
-                    and not re.search(r"[/\\]", model_id)
-                ):
+                if model_id != LOCAL_MODEL and not model_id.endswith(".gguf") and not re.search(r"[/\\]", model_id):
                     refuse(
                         f"the local provider has no model {shorten(model_id)}; there is {LOCAL_MODEL}, "
                         "or give the path of a GGUF file: local/path/to/model.gguf"

@@ -67,9 +67,7 @@ class _SessionError(PerdureError):
 class SessionNotFoundError(_SessionError, LookupError):
     """No session has this id. `close_ids` names the stored ids that look most like it."""
 
-    def __init__(
-        self, message: str, *, session_id: str | None = None, close_ids: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, message: str, *, session_id: str | None = None, close_ids: tuple[str, ...] = ()) -> None:
         super().__init__(message, session_id=session_id)
         self.close_ids = close_ids
 

@@ -323,9 +323,7 @@ def check_session_id(session_id: object) -> str:
     if not session_id:
         raise InvalidSessionIdError("a session id must not be empty")
     if len(session_id) > _LONGEST_ID:
-        raise InvalidSessionIdError(
-            f"a session id has at most {_LONGEST_ID} characters, not {len(session_id)}"
-        )
+        raise InvalidSessionIdError(f"a session id has at most {_LONGEST_ID} characters, not {len(session_id)}")
     if "\0" in session_id:
         raise InvalidSessionIdError("a session id must not hold a NUL character")
     return session_id

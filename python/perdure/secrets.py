@@ -79,11 +79,7 @@ class SecretMasker:
     def scrub_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """A copy of `environment` (such as `os.environ`) without the variables that hold a secret."""
         pattern = self._pattern
-        return {
-            name: value
-            for name, value in environment.items()
-            if pattern is None or pattern.search(value) is None
-        }
+        return {name: value for name, value in environment.items() if pattern is None or pattern.search(value) is None}
 
     def _walk(self, value: Any, depth: int) -> Any:
         if isinstance(value, str):

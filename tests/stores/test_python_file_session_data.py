@@ -40,6 +40,12 @@ def texts(data: SessionData) -> list[str]:
     return [message["content"][0]["text"] for message in data.messages]
 
 
+def without_layout(session: dict[str, Any]) -> dict[str, Any]:
+    """Without what describes the bytes of a file and not the session."""
+    perdure = {k: v for k, v in session["perdure"].items() if k not in ("messages_bytes", "crc32c")}
+    return {**session, "perdure": perdure}
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> PythonFileSessionStore:
     return PythonFileSessionStore(tmp_path)
@@ -102,8 +108,28 @@ def test_a_fresh_sessions_dict_is_fresh(store: PythonFileSessionStore) -> None:
     store.save(d)
     with pytest.raises(SessionExistsError):
         store.save(make("s", "one").to_dict())
-    assert load(store).to_dict() == store.load_dict("s")
+    loaded = store.load_dict("s")
+    assert loaded is not None
+    assert without_layout(load(store).to_dict()) == without_layout(loaded)
     assert list(new_session_dict("s")) == [key for key in make("s").to_dict() if key != "perdure"]
+
+
+def test_an_outside_change_conflicts_with_session_data(store: PythonFileSessionStore, tmp_path: Path) -> None:
+    store.save(make("s", "one"))
+    loaded, saved = load(store), load(store)
+    saved.append(text("user", "two"))
+    store.save(saved)
+    file = tmp_path / "s.json"
+    file.write_bytes(file.read_bytes().replace(b'"Active"', b'"Edited"'))
+    for data in (loaded, saved):
+        data.append(text("user", "three"))
+        with pytest.raises(SessionConflictError):
+            store.save(data)
+    assert load(store).state == "Edited"
+    store.save(saved, force=True)
+    saved.append(text("user", "four"))
+    store.save(saved)
+    assert texts(load(store)) == ["one", "two", "three", "four"]
 
 
 def test_after_a_failed_directory_sync_session_data_does_not_conflict_with_itself(
@@ -171,10 +197,7 @@ def test_steps_that_the_core_left_in_its_journal(store: PythonFileSessionStore, 
     mine = store.load_dict("s")
     assert mine is not None
     theirs = expected.to_dict()
-    for key in ("messages_bytes", "crc32c"):
-        mine["perdure"].pop(key)
-        theirs["perdure"].pop(key)
-    assert mine == theirs
+    assert without_layout(mine) == without_layout(theirs)
     other = tmp_path / "other"
     other.mkdir()
     for name in ("s.json", "s.journal"):
@@ -240,14 +263,12 @@ def test_both_write_the_same_bytes(
 
 
 @given(
-    st.text(alphabet=st.characters(codec=None, exclude_characters="\0"), min_size=1, max_size=80)
+    st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=80)
     | st.text(alphabet="aA.%-_/\\é~ cConNuUlL1", min_size=1, max_size=6)
     | st.text("ab%é", min_size=170, max_size=260)
 )
 @settings(max_examples=100, deadline=None)
 def test_both_give_a_session_the_same_name(tmp_path_factory: pytest.TempPathFactory, id: str) -> None:
-    if re.search("[\ud800-\udbff][\udc00-\udfff]", id):
-        return
     directory = tmp_path_factory.mktemp("core")
     with FileSessionStore(directory) as core:
         core.save(make(id, "x"))
@@ -296,5 +317,5 @@ def test_a_corrupt_file_is_the_same_error_for_both(store: PythonFileSessionStore
         for reader in (store, FileSessionStore(tmp_path)):
             with pytest.raises(SessionCorruptError) as caught:
                 reader.load("s")
-            errors.append((caught.value.path, caught.value.session_id))
+            errors.append(caught.value.path)
         assert errors[0] == errors[1]

@@ -115,6 +115,8 @@ class ScriptedServer:
         self.disconnected = threading.Event()
         """Set once a client went away while it was being answered or made to wait."""
         self.stopping = threading.Event()
+        self.files: dict[str, Any] = {}
+        """What GET requests are answered with, by path; all else is 404."""
         self._scripts: deque[Script] = deque()
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -197,6 +199,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+    def do_GET(self) -> None:
+        found = self.path in self.server.owner.files
+        body = json.dumps(self.server.owner.files.get(self.path)).encode()
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

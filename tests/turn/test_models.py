@@ -21,7 +21,7 @@ from perdure.turn.failures import shown_url
 from perdure.turn.loop import TurnSettings
 from perdure.turn.models import Timeouts, TurnModel, open_model
 
-from .conftest import KEY, Resolved, resolved, url_of
+from .conftest import KEY, Config, Provider, Resolved, resolved, url_of
 from .scripted import Script, ScriptedServer, failure, raw, reply
 
 BOTH = pytest.mark.parametrize("provider", ["openai", "anthropic"])
@@ -190,18 +190,40 @@ async def test_a_local_server_that_runs_elsewhere(
     server.enqueue(reply("hi", model="/models/of/this/machine.gguf"))
     config = resolved("local", server.openai_url, api_key=None, tool_call=None)
     async with await open_model(config) as model:
-        assert model.supports_tools is False
         answer = await ask(model)
     assert (answer.text, answer.model_name, answer.provider_name) == ("hi", "m-1", "local")
+
+
+@pytest.mark.parametrize("knows", [True, False])
+async def test_a_local_server_says_whether_its_model_knows_tools(server: ScriptedServer, knows: bool) -> None:
+    server.files["/props"] = {"chat_template_caps": {"supports_tools": knows}}
+    async with await open_model(resolved("local", server.openai_url, api_key=None)) as model:
+        assert model.supports_tools is knows
+    async with await open_model(resolved("local", server.openai_url, api_key=None, tool_call=False)) as model:
+        assert model.supports_tools is False
+    del server.files["/props"]
+    async with await open_model(resolved("local", server.openai_url, api_key=None)) as model:
+        assert model.supports_tools is True
+
+
+@pytest.mark.model
+async def test_the_local_model_answers_and_is_told_of_no_tools() -> None:
+    config = Resolved(Provider("local"), Config("smollm2"), "", None)
+    async with await open_model(config) as model:
+        assert model.supports_tools is False
+        answer = await ask(model, "Say hello.", temperature=0.0)
+    assert answer.text and answer.model_name == "smollm2"
+    assert answer.usage.input_tokens > 0 and answer.usage.output_tokens > 0
 
 
 async def test_the_key_of_openai_does_not_go_to_another_server(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    server.enqueue(reply("x"), reply("x"))
+    server.enqueue(reply("x"), reply("x"), reply("x"))
     for provider in ("openai", "my-gateway"):
-        await ask_once(resolved(provider, server.openai_url, api_key=None))
+        await ask_once(resolved(provider, server.openai_url, api_key="none"))
+    await ask_once(resolved("local", server.openai_url, api_key=None))
     assert KEY not in repr(server.requests)
 
 

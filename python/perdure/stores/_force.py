@@ -49,7 +49,7 @@ def save_with(
             return store(delta, partial(data.settle, delta))
         except (SessionConflictError, SessionExistsError):
             # Forced, but somebody else was quicker between the look and the save: look again.
-            if create or not left:
+            if not force or not left:
                 raise
             continue
     raise AssertionError("unreachable")

@@ -46,7 +46,7 @@ def identity_of(status: os.stat_result) -> Identity:
 
 @contextmanager
 def open_regular(path: str) -> Iterator[tuple[int, os.stat_result] | None]:
-    """A regular file, open for reading; None: there is no such file.
+    """A regular file, open for reading; None: there is none, and under an over-long name there cannot be.
 
     Anything else at the path (directory, FIFO, symbolic link, device) is `SessionCorruptError`; nothing
     blocks.
@@ -57,6 +57,9 @@ def open_regular(path: str) -> Iterator[tuple[int, os.stat_result] | None]:
         except FileNotFoundError:
             fd = -1
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                yield None
+                return
             if error.errno in (errno.ELOOP, errno.EMLINK):
                 _not_regular(path, "a symbolic link, which perdure does not follow")
             if error.errno in (errno.ENXIO, errno.EOPNOTSUPP):

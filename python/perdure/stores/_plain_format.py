@@ -304,11 +304,7 @@ def _check_save_line(payload: dict[str, Any], number: int, path: str) -> None:
         return
     fits = _is(payload, "from", int) and payload["from"] >= 0 and _is(payload, "head", dict)
     fits = fits and _is(payload, "removed", list) and _is(payload, "messages", list)
-    if (
-        not fits
-        or not all(isinstance(m, dict) for m in payload["messages"])
-        or pj.too_deep(payload, _DEEPEST)
-    ):
+    if not fits or not all(isinstance(m, dict) for m in payload["messages"]) or pj.too_deep(payload, _DEEPEST):
         raise _bad_line(path, number, "not a save line")
     if {"id", "messages"} & payload["head"].keys() or {"id", "messages", "perdure"} & set(payload["removed"]):
         raise _bad_line(path, number, "changes a field that cannot change")
@@ -337,9 +333,7 @@ def merge(session: dict[str, Any], data: bytes, journal: Journal, path: str) -> 
     if not fits or header["snapshot_crc32c"] != f"{snapshot_crc(data):08x}":
         if journal.revision <= revision:
             return
-        raise MismatchError(
-            f"the journal goes up to revision {journal.revision} but stands on another snapshot"
-        )
+        raise MismatchError(f"the journal goes up to revision {journal.revision} but stands on another snapshot")
     for number, line in enumerate(journal.lines, 2):
         revision += 1
         if line["revision"] != revision:
@@ -350,7 +344,8 @@ def merge(session: dict[str, Any], data: bytes, journal: Journal, path: str) -> 
     if journal.lines:
         # What describes the bytes of a snapshot is unknown until there is one.
         made = {"message_count": len(session["messages"]), "first_prompt": first_prompt(session["messages"])}
-        session["perdure"].update(made, revision=revision, messages_bytes=None, crc32c=None)
+        session["perdure"].update(made, revision=revision, crc32c=None)
+        session["perdure"].pop("messages_bytes", None)
 
 
 def _apply(session: dict[str, Any], line: dict[str, Any]) -> None:
@@ -366,9 +361,7 @@ def _apply(session: dict[str, Any], line: dict[str, Any]) -> None:
         session.pop(key, None)
 
 
-def tombstone(
-    journal: Journal, session_id: str, perdure: Mapping[str, Any] | None, data: bytes, at: int
-) -> bytes:
+def tombstone(journal: Journal, session_id: str, perdure: Mapping[str, Any] | None, data: bytes, at: int) -> bytes:
     """The bytes to add behind `journal` (a header too if it has none) to say that the session is deleted."""
     added, crc, revision = b"", journal.crc, max(perdure["revision"] if perdure else 0, journal.revision)
 

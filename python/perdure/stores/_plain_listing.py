@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from perdure.stores._plain_format import first_prompt
 from perdure.types import SessionInfo
 
 Place = tuple[int, str]
@@ -21,7 +22,8 @@ def info_of(session: Mapping[str, Any], size: int, modified_ns: int) -> SessionI
     config = session.get("config")
     name = config.get("name") if isinstance(config, dict) else None
     tags = perdure.get("tags")
-    count, prompt = perdure.get("message_count"), perdure.get("first_prompt")
+    count = perdure.get("message_count")
+    prompt = perdure["first_prompt"] if "first_prompt" in perdure else first_prompt(session.get("messages", ()))
     return SessionInfo(
         id=session["id"],
         name=name if isinstance(name, str) else "",

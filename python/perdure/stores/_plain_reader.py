@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -172,3 +173,7 @@ class Reader:
             return os.stat(self.path(stem, ending), follow_symlinks=False).st_mtime_ns
         except FileNotFoundError:
             return -1
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return -1
+            raise

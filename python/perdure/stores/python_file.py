@@ -20,11 +20,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from perdure.errors import (
-    SerializationError,
     SessionConflictError,
-    SessionCorruptError,
     SessionExistsError,
     StoreError,
 )
@@ -35,6 +34,7 @@ from perdure.stores._force import save_with
 from perdure.stores._plain_lock import session_lock
 from perdure.stores._plain_names import candidate_stems, check_id, id_of, show_id, stem_of
 from perdure.stores._plain_reader import Reader, Stored
+from perdure.stores._plain_session import Base, PlainSession, Seen, base_of, new_session_dict
 from perdure.types import SaveReceipt, SessionInfo
 
 if TYPE_CHECKING:
@@ -42,68 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PlainSession", "PythonFileSessionStore", "new_session_dict"]
 
-Base = tuple["str | None", int]
-"""Lineage (None: of a file that knows none) and revision."""
-
 logger = logging.getLogger("perdure")
-
-
-class PlainSession(dict[str, Any]):
-    """A session as a dict, with what its store remembers of the file that it came from.
-
-    A copy made with `dict(session)` is the same session as far as its `perdure` key says; one without that
-    key (from a file that A3S Code wrote) is a new session then.
-    """
-
-    __slots__ = ("digest", "identity")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.identity: disk.Identity | None = None
-        self.digest: bytes | None = None
-
-
-def new_session_dict(id: str, **fields: Any) -> dict[str, Any]:
-    """A fresh session with every head field of the format, for `save_dict`.
-
-    `fields` replace or add head fields; the members of `config`, `context_usage` and `total_usage` are merged
-    into the defaults. Timestamps are Unix seconds.
-    """
-    check_id(id)
-    if "perdure" in fields:
-        raise TypeError("new_session_dict() takes no field 'perdure': the store makes it")
-    now = int(time.time())
-    session: dict[str, Any] = {
-        "id": id,
-        "config": {
-            "name": "",
-            "workspace": "",
-            "system_prompt": "",
-            "max_context_length": 200000,
-            "auto_compact": False,
-            "planning_enabled": False,
-        },
-        "state": "Active",
-        "context_usage": {"used_tokens": 0, "max_tokens": 200000, "percent": 0.0, "turns": 0},
-        "total_usage": {
-            "prompt_tokens": 0,
-            "completion_tokens": 0,
-            "total_tokens": 0,
-            "cache_read_tokens": None,
-            "cache_write_tokens": None,
-        },
-        "tool_names": [],
-        "thinking_enabled": False,
-        "thinking_budget": None,
-        "created_at": now,
-        "updated_at": now,
-        "tasks": [],
-        "messages": [],
-    }
-    for name, value in fields.items():
-        merged = name in ("config", "context_usage", "total_usage") and isinstance(value, dict)
-        session[name] = {**session[name], **value} if merged else value
-    return session
 
 
 class PythonFileSessionStore:
@@ -121,13 +60,12 @@ class PythonFileSessionStore:
     revisions = True
     threadsafe = True
 
-    def __init__(
-        self, directory: str | os.PathLike[str], *, lock_timeout: float = 0, check_crc: bool = True
-    ) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, lock_timeout: float = 0, check_crc: bool = True) -> None:
         self.directory = Path(directory)
         self._dir = os.path.abspath(self.directory)  # a later chdir must not move the store
         self._lock_timeout = lock_timeout
         self._files = Reader(self._dir, check_crc)
+        self._seen: WeakKeyDictionary[SessionData, Seen] = WeakKeyDictionary()
         if os.path.lexists(self._dir) and not Path(self._dir).is_dir():
             raise StoreError(f"{self._dir} is not a directory; sessions need one", filename=self._dir)
 
@@ -145,14 +83,18 @@ class PythonFileSessionStore:
         stored is damaged), `SerializationError` (before anything is written), `InvalidSessionIdError`,
         `StoreError`.
         """
-        base = None if create else _base_of(d)
+        base = None if create else base_of(d)
+        lineage = (base and base[0]) or secrets.token_hex(16)
+        count = d["perdure"].get("message_count") if base and base[1] else 0
+        known = count if type(count) is int else 0
 
         def saved(perdure: dict[str, Any], identity: disk.Identity) -> None:
             d["perdure"] = perdure
             if isinstance(d, PlainSession):
-                d.identity, d.digest = identity, None
+                d.seen = Seen(identity)
 
-        return self._save(d, base, (base and base[0]) or secrets.token_hex(16), saved)
+        seen = d.seen if isinstance(d, PlainSession) else None
+        return self._save(d, base, seen, lineage, known, saved)
 
     def load_dict(self, id: str) -> PlainSession | None:
         """The session with this id, or None. A journal beside the file is read too.
@@ -166,16 +108,14 @@ class PythonFileSessionStore:
         stem, stored = found
         if stored.outside_change is not None:
             path = self._files.path(stem, ".json")
-            logger.warning(
-                "%s was changed outside perdure (%s); loaded as it is", path, stored.outside_change
-            )
+            logger.warning("%s was changed outside perdure (%s); loaded as it is", path, stored.outside_change)
         if stored.journal.torn:
             path, size = self._files.path(stem, ".journal"), len(stored.journal.torn)
             logger.warning("%s: its last %d bytes were never written completely and do not count", path, size)
         session = PlainSession(stored.session)
         if not stored.journal.lines:
             # With a journal, folding it changes the file but not the session.
-            session.identity, session.digest = stored.identity, hashlib.sha256(stored.data).digest()
+            session.seen = Seen(stored.identity, hashlib.sha256(stored.data).digest())
         return session
 
     def delete(self, id: str) -> bool:
@@ -205,13 +145,9 @@ class PythonFileSessionStore:
 
     def list(self) -> builtins.list[str]:
         """The ids of all sessions, sorted. Files that are not sessions are left out."""
-        return sorted(
-            {stored.session["id"] for stem in self._files.stems() if (stored := self._files.listed(stem))}
-        )
+        return sorted({stored.session["id"] for stem in self._files.stems() if (stored := self._files.listed(stem))})
 
-    def infos(
-        self, limit: int = 50, cursor: str | None = None
-    ) -> tuple[builtins.list[SessionInfo], str | None]:
+    def infos(self, limit: int = 50, cursor: str | None = None) -> tuple[builtins.list[SessionInfo], str | None]:
         """At most `limit` sessions, the last written first, and the cursor of the next page (None: no more).
 
         Reads heads only, and only those of the page. `ValueError`: a limit below 1, or a cursor from
@@ -241,9 +177,7 @@ class PythonFileSessionStore:
 
     # --- the store protocol
 
-    def save(
-        self, data: SessionData | dict[str, Any], /, *, create: bool = False, force: bool = False
-    ) -> SaveReceipt:
+    def save(self, data: SessionData | dict[str, Any], /, *, create: bool = False, force: bool = False) -> SaveReceipt:
         """`save_dict` for a `SessionData`; moves its base. One that has not changed is not written.
 
         `create`: as a new session with a lineage of its own, whatever `data` came from. `force`: over
@@ -253,7 +187,20 @@ class PythonFileSessionStore:
             if force:
                 raise TypeError("save(force=True) takes a SessionData; load a dict again and change that")
             return self.save_dict(data, create=create)
-        receipt = save_with(data, self._save_delta, self.load, create=create, force=force)
+        seen = None if create or force else self._seen.get(data)
+
+        def store(delta: SessionDelta, settle: Callable[[], None]) -> SaveReceipt:
+            def saved(_: dict[str, Any], identity: disk.Identity) -> None:
+                settle()
+                self._seen[data] = Seen(identity)
+
+            base: Base | None = None
+            if delta.base_revision is not None:
+                base = (delta.lineage if delta.base_revision else None, delta.base_revision)
+            session = delta.session.to_dict()
+            return self._save(session, base, seen, delta.lineage, delta.first_index, saved)
+
+        receipt = save_with(data, store, self.load, create=create, force=force)
         if receipt is not None:
             return receipt
         found = self._files.find(check_id(data.id), self._files.peek)
@@ -262,19 +209,17 @@ class PythonFileSessionStore:
             raise self._conflict(data.id, data.revision, revision, "somebody else saved or deleted it")
         return SaveReceipt(data.revision, 0, 0, 0.0, self._files.path(found[0], ".json"))
 
-    def _save_delta(self, delta: SessionDelta, settle: Callable[[], None]) -> SaveReceipt:
-        session = delta.session.to_dict()
-        base: Base | None = None
-        if delta.base_revision is not None:
-            base = (delta.lineage if delta.base_revision else None, delta.base_revision)
-        return self._save(session, base, delta.lineage, lambda perdure, identity: settle())
-
     def load(self, id: str) -> SessionData | None:
         """`load_dict` as a `SessionData`."""
         from perdure._core import SessionData
 
         session = self.load_dict(id)
-        return None if session is None else SessionData.from_dict(session)
+        if session is None:
+            return None
+        data = SessionData.from_dict(session)
+        if session.seen is not None:
+            self._seen[data] = session.seen
+        return data
 
     # --- saving
 
@@ -282,15 +227,18 @@ class PythonFileSessionStore:
         self,
         d: dict[str, Any],
         base: Base | None,
+        seen: Seen | None,
         lineage: str,
+        known: int,
         saved: Callable[[dict[str, Any], disk.Identity], None],
     ) -> SaveReceipt:
+        """Write `d`, made from `base`; its messages from `known` on count as new.
+
+        `saved` is called once the new file is in its place, before that is made durable.
+        """
         started = time.perf_counter()
         id = check_id(d.get("id"))
-        known = d["perdure"].get("message_count") if base and base[1] else 0
-        built = fmt.build_snapshot(
-            d, lineage, (base[1] if base else 0) + 1, known if type(known) is int else 0
-        )
+        built = fmt.build_snapshot(d, lineage, (base[1] if base else 0) + 1, known)
         with disk.os_errors("save a session in", self._dir):
             if base is None:
                 disk.make_directory(self._dir)
@@ -302,7 +250,7 @@ class PythonFileSessionStore:
                     found = self._files.find(id, self._files.peek)
                     now = found[0] if found else stem_of(id)
                     if now == stem:
-                        self._compare(id, d, base, found[1] if found else None, stem)
+                        self._compare(id, base, seen, found[1] if found else None, stem)
                         self._commit(stem, built, found[1].journal if found else None, saved)
                         break
                 stem = now  # the file went or came between the look and the lock
@@ -317,8 +265,8 @@ class PythonFileSessionStore:
     def _compare(
         self,
         id: str,
-        d: dict[str, Any],
         base: Base | None,
+        seen: Seen | None,
         stored: Stored | None,
         stem: str,
     ) -> None:
@@ -339,9 +287,9 @@ class PythonFileSessionStore:
             another = base[0] is not None and stored.base[0] != base[0]
             what = "another session was stored in its place" if another else "somebody else saved it"
             raise self._conflict(id, base[1], stored.base[1], what)
-        if isinstance(d, PlainSession) and d.identity not in (None, stored.identity):
-            again = disk.read_file(self._files.path(stem, ".json")) if d.digest is not None else None
-            if again is None or hashlib.sha256(again[0]).digest() != d.digest:
+        if seen is not None and seen.identity != stored.identity:
+            again = disk.read_file(self._files.path(stem, ".json")) if seen.digest is not None else None
+            if again is None or hashlib.sha256(again[0]).digest() != seen.digest:
                 raise self._conflict(id, base[1], stored.base[1], "its file was changed outside perdure")
 
     def _conflict(self, id: str, expected: int, found: int | None, what: str) -> SessionConflictError:
@@ -399,9 +347,7 @@ class PythonFileSessionStore:
 
     def _put_aside(self, path: str, torn: bytes) -> None:
         aside = disk.put_aside(path, torn)
-        logger.warning(
-            "%s: %d bytes that were never written completely were moved to %s", path, len(torn), aside
-        )
+        logger.warning("%s: %d bytes that were never written completely were moved to %s", path, len(torn), aside)
 
     def _sweep(self, stem: str) -> None:
         """With the lock held and no session under this name: finish a delete, put a torn journal aside."""
@@ -430,17 +376,3 @@ class PythonFileSessionStore:
         stems = candidate_stems(id)
         found = self._files.find(id, self._files.peek) if len(stems) > 1 else None
         return found[0] if found else stems[0]
-
-
-def _base_of(d: dict[str, Any]) -> Base | None:
-    """Lineage and revision from which this copy was made; None: it is fresh."""
-    perdure = d.get("perdure")
-    never_saved = isinstance(perdure, dict) and perdure.get("lineage") is None and not perdure.get("revision")
-    if "perdure" not in d or never_saved:
-        return (None, 0) if isinstance(d, PlainSession) and d.identity is not None else None
-    try:
-        fmt.check_shape({"id": "x", "messages": [], "perdure": perdure}, "this session")
-    except SessionCorruptError as error:
-        what = f"perdure: {error}; leave this field as load_dict() gave it, or remove it for a new session"
-        raise SerializationError(what, path="perdure") from None
-    return (perdure["lineage"], perdure["revision"])

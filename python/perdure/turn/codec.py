@@ -149,9 +149,7 @@ def _request(message: Mapping[str, Any], path: str, calls: _Calls) -> ModelReque
     return ModelRequest(parts, timestamp=timestamp, metadata={META: beside})
 
 
-def _tool_return(
-    block: Mapping[str, Any], path: str, calls: _Calls, timestamp: datetime
-) -> ToolReturnPart[Any]:
+def _tool_return(block: Mapping[str, Any], path: str, calls: _Calls, timestamp: datetime) -> ToolReturnPart[Any]:
     call_id = string(block, "tool_use_id", path)
     name = calls.answer(call_id, path)
     failed = block.get("is_error")
@@ -186,8 +184,7 @@ def _response(message: Mapping[str, Any], path: str, calls: _Calls) -> ModelResp
     known, beside = _split_meta(message, path, ("at", "usage", "model", "finish_reason", "provider"))
     provider = known.get("provider", {})
     parts = [
-        _response_part(block, f"{path}.content[{index}]", calls)
-        for index, block in enumerate(blocks_of(message, path))
+        _response_part(block, f"{path}.content[{index}]", calls) for index, block in enumerate(blocks_of(message, path))
     ]
     return ModelResponse(
         parts,
@@ -235,9 +232,7 @@ def _response_part(block: Mapping[str, Any], path: str, calls: _Calls) -> ModelR
     return refuse_kind(kind, "an assistant message", path)
 
 
-def _split_meta(
-    message: Mapping[str, Any], path: str, fields: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split_meta(message: Mapping[str, Any], path: str, fields: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The meta values that pydantic-ai has a field for, and what has to travel beside them."""
     meta = object_of(message, "meta", path)
     known = {key: meta[key] for key in fields if key in meta and _has_field(key, meta[key])}

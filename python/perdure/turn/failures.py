@@ -77,9 +77,7 @@ def _explain(error: Exception, facts: ModelFacts) -> str:
             return f"cannot connect to {facts.server}: no answer. {_CHECK_SERVER}"
         return f"{facts.server} sent nothing for {facts.idle:g} s. {_TRY_AGAIN}"
     if isinstance(error, ModelConnectionError):
-        if error.phase in ("connect", "pool") or (
-            error.phase is None and not error.in_stream and _refused(error)
-        ):
+        if error.phase in ("connect", "pool") or (error.phase is None and not error.in_stream and _refused(error)):
             return f"cannot connect to {facts.server}. {_CHECK_SERVER}"
         return f"the connection to {facts.server} broke off before the reply was whole. {_TRY_AGAIN}"
     if isinstance(error, ModelQuotaExceededError):

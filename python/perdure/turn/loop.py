@@ -126,9 +126,7 @@ async def run_turn(
         rounds += 1
 
 
-_NOT_RUN = (
-    "Not run: this turn has used up its {} rounds of tool calls. Ask again in the next turn if it is needed."
-)
+_NOT_RUN = "Not run: this turn has used up its {} rounds of tool calls. Ask again in the next turn if it is needed."
 _BROKEN = (
     "Not run: the arguments were not a JSON object. They are shown under INVALID_JSON in the call. "
     "Call the tool again with one valid JSON object."
@@ -139,9 +137,7 @@ def _result(block: Mapping[str, Any], content: _Content, *, is_error: bool) -> d
     return tool_result_message(block["id"], content, is_error=is_error)
 
 
-async def _run(
-    tools: ToolBox | None, block: Mapping[str, Any], timeout: float | None
-) -> tuple[_Content, bool]:
+async def _run(tools: ToolBox | None, block: Mapping[str, Any], timeout: float | None) -> tuple[_Content, bool]:
     """One tool call: (what the model is told, whether it is an error)."""
     if raw_arguments(block) is not None:
         return _BROKEN, True

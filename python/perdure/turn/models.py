@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, cast
 
-from perdure.errors import ConfigError, ModelError
+from perdure.errors import ModelError
 from perdure.turn import missing_extra
 
 try:
     import httpx2
     from pydantic_ai.direct import model_request_stream
-    from pydantic_ai.exceptions import UserError
     from pydantic_ai.messages import (
         InstructionPart,
         ModelMessage,
@@ -25,12 +23,12 @@ try:
         TextPart,
         TextPartDelta,
     )
-    from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse, infer_model
-    from pydantic_ai.providers import infer_provider_class
+    from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
     from pydantic_ai.settings import ModelSettings
     from pydantic_ai.tools import ToolDefinition
 
     from perdure.turn.failures import ModelFacts, model_error, shown_url
+    from perdure.turn.providers import ResolvedModelLike, build_model, compatible_model
     from perdure.turn.wire import for_sending
 except ImportError as error:
     raise missing_extra(error) from None
@@ -64,32 +62,6 @@ class RequestSettings(Protocol):
     def temperature(self) -> float | None: ...
     @property
     def system_prompt(self) -> str | None: ...
-
-
-class _Provider(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-class _Model(Protocol):
-    @property
-    def id(self) -> str: ...
-    @property
-    def tool_call(self) -> bool | None: ...
-
-
-class ResolvedModelLike(Protocol):
-    """`perdure.config.ResolvedModel`, as far as opening a model needs it."""
-
-    @property
-    def provider(self) -> _Provider: ...
-    @property
-    def model(self) -> _Model: ...
-    @property
-    def api_key(self) -> str | None: ...
-    @property
-    def base_url(self) -> str | None: ...
-    def require_key(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +104,7 @@ class TurnModel:
         """Take hold of the connections. `open_model` has done it."""
         async with AsyncExitStack() as stack:
             if self._client is not None:
-                await stack.enter_async_context(self._client)
+                stack.push_async_callback(self._client.aclose)
             await stack.enter_async_context(self._model)
             self._stack = stack.pop_all()
         return self
@@ -155,9 +127,7 @@ class TurnModel:
         `messages` end with a user's message. `tools` are left out if the model does not support any.
         """
         definitions = [
-            ToolDefinition(
-                name=tool.name, description=tool.description, parameters_json_schema=tool.parameters
-            )
+            ToolDefinition(name=tool.name, description=tool.description, parameters_json_schema=tool.parameters)
             for tool in (tools if self.supports_tools else ())
         ]
         prompt = settings.system_prompt
@@ -191,9 +161,7 @@ class TurnModel:
         if temperature is not None:
             settings["temperature"] = temperature
         unsupported = self._model.unsupported_settings
-        return cast(
-            "ModelSettings", {key: value for key, value in settings.items() if key not in unsupported}
-        )
+        return cast("ModelSettings", {key: value for key, value in settings.items() if key not in unsupported})
 
 
 class ReplyStream:
@@ -297,14 +265,13 @@ def _text_in(event: object) -> str | None:
     return None
 
 
-async def open_model(
-    resolved: ResolvedModelLike, *, timeouts: Timeouts | None = None, retries: int = 2
-) -> TurnModel:
+async def open_model(resolved: ResolvedModelLike, *, timeouts: Timeouts | None = None, retries: int = 2) -> TurnModel:
     """Open the model that the configuration names, on the running event loop.
 
-    openai     the chat completions API, at `base_url` if given (which then needs no key)
+    openai     the chat completions API, at `base_url` if given
     anthropic  the messages API
-    local      the local server, which is started if it does not run; `base_url` names one that runs elsewhere
+    local      the local server, started if it does not run; `base_url` names one that runs elsewhere. Tools
+               are left out if the server says that its model has no words for them
     others     by pydantic-ai's name, with the key and the base_url where that provider takes them; a name
                that pydantic-ai does not know is an OpenAI-compatible server if there is a `base_url`
 
@@ -313,45 +280,37 @@ async def open_model(
     """
     limits = timeouts or Timeouts()
     name, model_id = resolved.provider.name, resolved.model.id
-    tools = resolved.model.tool_call
-    facts = ModelFacts(
-        f"{name}/{model_id}", name, model_id, shown_url(resolved.base_url), idle=limits.idle, retries=retries
-    )
+    url, supports_tools = resolved.base_url, resolved.model.tool_call is not False
     client: httpx2.AsyncClient | None = None
-    problem: ConfigError | None = None
+    if name == "local":
+        if url is None:
+            resolved.require_key()  # refuses a base_url whose environment variable is not set
+            url = await _local_url(model_id)
+        # A proxy for the internet must not get what is said on this machine.
+        client = httpx2.AsyncClient(trust_env=False)
+    facts = ModelFacts(f"{name}/{model_id}", name, model_id, shown_url(url), idle=limits.idle, retries=retries)
     try:
         if name == "local":
-            url = resolved.base_url or await _local_url(model_id)
-            facts = replace(facts, url=shown_url(url))
-            # A proxy for the internet must not get what is said on this machine.
-            client = httpx2.AsyncClient(trust_env=False)
-            model = _compatible(name, model_id, url, resolved.api_key, client)
-        elif name == "openai":
-            model = _openai(resolved)
-        elif name == "anthropic":
-            model = _anthropic(resolved)
+            assert client is not None and url is not None
+            model = compatible_model(name, model_id, url, resolved.api_key, client)
+            if supports_tools:
+                supports_tools = await _knows_tools(client, url, limits, ours=resolved.base_url is None)
         else:
-            model = _by_name(resolved)
-    except ImportError as error:
-        problem = (
-            missing_extra(error) if name in ("local", "openai", "anthropic") else _no_package(name, error)
-        )
-    except UserError as error:
-        problem = ConfigError(f"provider {name!r}: {error.message}", option="providers")
-    if problem is not None:
-        raise problem
-    checks_end = type(model).__name__ in ("OpenAIChatModel", "AnthropicModel")
-    opened = TurnModel(
-        model,
-        facts,
-        supports_tools=bool(tools) if tools is not None else name != "local",
-        timeouts=limits,
-        checks_end=checks_end,
-        # A local server calls its model by the path of its file.
-        keeps_id=name == "local",
-        client=client,
-    )
-    return await opened.start()
+            model = build_model(resolved)
+        return await TurnModel(
+            model,
+            facts,
+            supports_tools=supports_tools,
+            timeouts=limits,
+            checks_end=type(model).__name__ in ("OpenAIChatModel", "AnthropicModel"),
+            # A local server calls its model by the path of its file.
+            keeps_id=name == "local",
+            client=client,
+        ).start()
+    except BaseException:
+        if client is not None:
+            await client.aclose()
+        raise
 
 
 async def _local_url(model_id: str) -> str:
@@ -360,63 +319,10 @@ async def _local_url(model_id: str) -> str:
     return await local_base_url(model_id)
 
 
-def _openai(resolved: ResolvedModelLike) -> Model[Any]:
-    from pydantic_ai.models.openai import OpenAIChatModel
-    from pydantic_ai.providers.openai import OpenAIProvider
-
-    # Without a key of its own the provider would take OPENAI_API_KEY and send it to the other server.
-    key = (resolved.api_key or "none") if resolved.base_url else resolved.require_key()
-    provider = OpenAIProvider(base_url=resolved.base_url, api_key=key)
-    return OpenAIChatModel(resolved.model.id, provider=provider)
-
-
-def _anthropic(resolved: ResolvedModelLike) -> Model[Any]:
-    from pydantic_ai.models.anthropic import AnthropicModel
-    from pydantic_ai.providers.anthropic import AnthropicProvider
-
-    key = resolved.require_key()
-    if resolved.base_url is None:
-        return AnthropicModel(resolved.model.id, provider=AnthropicProvider(api_key=key))
-    provider = AnthropicProvider(api_key=key, base_url=resolved.base_url)
-    return AnthropicModel(resolved.model.id, provider=provider)
-
-
-def _compatible(
-    name: str, model_id: str, url: str, key: str | None, client: httpx2.AsyncClient | None
-) -> Model[Any]:
-    from pydantic_ai.models.openai import OpenAIChatModel
-    from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
-
-    provider = OpenAICompatibleProvider(name, base_url=url, api_key=key or "none", http_client=client)
-    return OpenAIChatModel(model_id, provider=provider)
-
-
-def _by_name(resolved: ResolvedModelLike) -> Model[Any]:
-    name = resolved.provider.name
+async def _knows_tools(client: httpx2.AsyncClient, url: str, limits: Timeouts, *, ours: bool) -> bool:
+    """What llama.cpp says about the model's template. Of another kind of server the owner knows better."""
     try:
-        kind = infer_provider_class(name)
-    except ValueError:
-        if resolved.base_url:
-            return _compatible(name, resolved.model.id, resolved.base_url, resolved.api_key, None)
-        kind = None
-    if kind is None:
-        raise ConfigError(
-            f"unknown provider {name!r}: use 'openai', 'anthropic', 'local' or a provider of pydantic-ai, "
-            "or give it a base_url if its server is OpenAI-compatible",
-            option="providers",
-        )
-    takes = inspect.signature(kind.__init__).parameters
-    given = {"api_key": resolved.api_key, "base_url": resolved.base_url}
-    for key, value in given.items():
-        if value is not None and key not in takes:
-            raise ConfigError(f"provider {name!r} takes no {key}", option="providers")
-    wanted: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    return infer_model(f"{name}:{resolved.model.id}", lambda _: kind(**wanted))
-
-
-def _no_package(name: str, error: ImportError) -> ConfigError:
-    return ConfigError(
-        f"provider {name!r} needs a package that is not installed ({error.name or 'unknown'}): "
-        f"run `pip install 'pydantic-ai-slim[{name}]'`",
-        option="providers",
-    )
+        answer = await client.get(f"{url.rstrip('/').removesuffix('/v1')}/props", timeout=limits.connect)
+        return bool(answer.json()["chat_template_caps"]["supports_tools"])
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+        return not ours

@@ -32,9 +32,7 @@ def dangling_tool_calls(
     return [(call.index, call.block) for call in _calls(messages, start) if not call.answered]
 
 
-def interrupted_results(
-    messages: Sequence[Mapping[str, Any]], *, start: int = 0
-) -> list[tuple[int, dict[str, Any]]]:
+def interrupted_results(messages: Sequence[Mapping[str, Any]], *, start: int = 0) -> list[tuple[int, dict[str, Any]]]:
     """The missing results: `(where to insert it, tool_result message)`, in order.
 
     Each belongs right after its assistant message and the results that follow that message already. The
@@ -42,9 +40,7 @@ def interrupted_results(
     far. The messages say `is_error: true` and carry no `meta`, so equal input gives equal output.
     """
     return [
-        (call.insert_at, _interrupted(str(call.block["id"])))
-        for call in _calls(messages, start)
-        if not call.answered
+        (call.insert_at, _interrupted(str(call.block["id"]))) for call in _calls(messages, start) if not call.answered
     ]
 
 

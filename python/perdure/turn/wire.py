@@ -17,7 +17,6 @@ from pydantic_ai.messages import (
     ThinkingPart,
     ToolCallPart,
     ToolReturnPart,
-    UserContent,
     UserPromptPart,
 )
 
@@ -37,18 +36,21 @@ def for_sending(messages: Sequence[ModelMessage]) -> list[ModelMessage]:
     for message in messages:
         last = merged[-1] if merged else None
         if isinstance(message, ModelRequest):
-            parts = [_request_part(part) for part in message.parts]
+            parts = [part for part in map(_request_part, message.parts) if part is not None]
             if isinstance(last, ModelRequest):
-                merged[-1] = replace(last, parts=_joined([*last.parts, *parts]))
-            else:
-                merged.append(replace(message, parts=_joined(parts), metadata=None))
+                merged[-1] = replace(last, parts=[*last.parts, *parts])
+            elif parts:
+                merged.append(replace(message, parts=parts, metadata=None))
         elif _says_something(message):
             reply = [_response_part(part) for part in message.parts]
             if isinstance(last, ModelResponse):
                 merged[-1] = replace(last, parts=[*last.parts, *reply])
             else:
                 merged.append(replace(message, parts=reply, metadata=None))
-    return merged
+    return [
+        replace(message, parts=_joined(message.parts)) if isinstance(message, ModelRequest) else message
+        for message in merged
+    ]
 
 
 def _says_something(message: ModelResponse) -> bool:
@@ -59,37 +61,51 @@ def _says_something(message: ModelResponse) -> bool:
 
 
 def _joined(parts: Sequence[ModelRequestPart]) -> list[ModelRequestPart]:
-    """One prompt instead of several in a row: several would go out as several messages of one role."""
+    """One prompt instead of several in a row, which would go out as several messages of one role."""
     results: list[ModelRequestPart] = [part for part in parts if not isinstance(part, UserPromptPart)]
-    items: list[UserContent] = []
     prompts = [part for part in parts if isinstance(part, UserPromptPart)]
-    for prompt in prompts:
-        items += [prompt.content] if isinstance(prompt.content, str) else prompt.content
-    items = [item for item in items if item != ""]
-    if not items:
+    if not prompts:
         return results
-    only = items[0] if len(items) == 1 and isinstance(items[0], str) else None
-    return [*results, replace(prompts[0], content=items if only is None else only)]
+    items = [item for prompt in prompts for item in prompt.content]
+    # Plain text wherever possible: not every server takes a list of parts.
+    texts = [item for item in items if isinstance(item, str)]
+    content = "\n\n".join(texts) if len(texts) == len(items) else items
+    return [*results, replace(prompts[0], content=content)]
 
 
-def _request_part(part: ModelRequestPart) -> ModelRequestPart:
-    if isinstance(part, UserPromptPart) and not isinstance(part.content, str):
-        return replace(part, content=[_unicode(item) for item in part.content])
+def _request_part(part: ModelRequestPart) -> ModelRequestPart | None:
+    """The part as it may be sent, a prompt always with a list; None for an empty prompt."""
+    if isinstance(part, UserPromptPart):
+        items = [part.content] if isinstance(part.content, str) else part.content
+        content: Any = [_unicode(item) for item in items if item != ""]
+        return replace(part, content=content) if content else None
     if isinstance(part, ToolReturnPart):
-        content: Any = part.content
+        content = part.content
         if isinstance(content, list):
             content = [item for item in content if item != ""]
             if not any(isinstance(item, BinaryContent) for item in content):
                 content = "\n".join(content)
-        return replace(cast("ToolReturnPart[Any]", part), content=_unicode(content) or _NO_OUTPUT)
+        return replace(
+            cast("ToolReturnPart[Any]", part),
+            content=_unicode(content) or _NO_OUTPUT,
+            tool_name=_unicode(part.tool_name),
+            tool_call_id=_unicode(part.tool_call_id),
+        )
     return part
 
 
 def _response_part(part: ModelResponsePart) -> ModelResponsePart:
-    if isinstance(part, (TextPart, ThinkingPart)):
+    if isinstance(part, TextPart):
         return replace(part, content=_unicode(part.content))
-    if isinstance(part, ToolCallPart) and isinstance(part.args, dict):
-        return replace(part, args=_unicode(part.args))
+    if isinstance(part, ThinkingPart):
+        return replace(part, content=_unicode(part.content), signature=_unicode(part.signature))
+    if isinstance(part, ToolCallPart):
+        return replace(
+            part,
+            args=_unicode(part.args),
+            tool_name=_unicode(part.tool_name),
+            tool_call_id=_unicode(part.tool_call_id),
+        )
     return part
 
 

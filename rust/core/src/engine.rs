@@ -119,8 +119,19 @@ impl Engine {
         self.number
     }
 
-    /// The slot of a file name. One thread at a time works on a session's files.
-    pub(crate) fn slot(&self, names: &Names) -> Arc<Mutex<Slot>> {
+    /// Works on a session's files. One thread at a time does.
+    pub(crate) fn with_slot<T>(&self, names: &Names, mut work: impl FnMut(&mut Slot) -> T) -> T {
+        loop {
+            let slot = self.slot(names);
+            let mut slot = guard(&slot);
+            // Closed while we waited for it: what it opened now, nobody would ever close.
+            if !slot.closed {
+                return work(&mut slot);
+            }
+        }
+    }
+
+    fn slot(&self, names: &Names) -> Arc<Mutex<Slot>> {
         let mut slots = guard(&self.slots);
         slots.clock += 1;
         let now = slots.clock;
@@ -198,17 +209,27 @@ impl Engine {
     pub fn release(&self, session: &Session) {
         let name = session.base().saved().and_then(|s| s.file.as_ref()).map(|f| f.name.as_str());
         let stem = name.and_then(|n| n.strip_suffix(".json")).map_or_else(|| session.id().stem(), str::to_string);
-        let slot = guard(&self.slots).by_stem.remove(&stem);
-        if let Some((slot, _)) = slot {
-            guard(&slot).close(self.dir());
+        let slot = guard(&self.slots).by_stem.get(&stem).map(|(slot, _)| slot.clone());
+        if let Some(slot) = slot {
+            self.close_slot(&stem, &slot);
         }
+    }
+
+    fn close_slot(&self, stem: &str, slot: &Arc<Mutex<Slot>>) {
+        let mut open = guard(slot);
+        open.close(self.dir());
+        if open.poisoned {
+            return; // it has to remember that it is
+        }
+        open.closed = true;
+        guard(&self.slots).by_stem.remove(stem);
     }
 
     /// Lets go of all files. The engine can still be used afterwards.
     pub fn close(&self) {
-        let slots = std::mem::take(&mut guard(&self.slots).by_stem);
-        for (slot, _) in slots.into_values() {
-            guard(&slot).close(self.dir());
+        let slots: Vec<_> = guard(&self.slots).by_stem.iter().map(|(stem, (slot, _))| (stem.clone(), slot.clone())).collect();
+        for (stem, slot) in slots {
+            self.close_slot(&stem, &slot);
         }
     }
 

@@ -159,7 +159,11 @@ impl Journal {
             let Some(newline) = memchr::memchr(b'\n', rest) else { break };
             let line = text.slice(at..at + newline);
             let next = at + newline + 1;
-            if next == text.len() && memchr::memchr(0, &line).is_some() {
+            // The header is written together with the line behind it: if blocks of it are missing, only that one follows.
+            let is_last = |rest: &[u8]| memchr::memchr(b'\n', rest).is_none_or(|i| i + 1 == rest.len());
+            let behind = text.get(next..).unwrap_or_default();
+            let unsynced = behind.is_empty() || (at == 0 && is_last(behind));
+            if unsynced && memchr::memchr(0, &line).is_some() {
                 break;
             }
             journal.take(&line).map_err(|flaw| Flaw { at: Some(at + flaw.at.unwrap_or(0)), what: flaw.what })?;

@@ -145,10 +145,9 @@ impl LockFile {
         Ok(left)
     }
 
-    /// Lets go of the lock and keeps the file open for the next time.
-    pub fn release(&self) {
-        // A failure leaves it locked until the file is closed; there is nothing else to do about it.
-        let _ = self.file.unlock();
+    /// Lets go of the lock and keeps the file open for the next time. False: it stays locked until the file is closed.
+    pub fn release(&self) -> bool {
+        self.file.unlock().is_ok()
     }
 
     /// Removes the file while it is held, then lets go.

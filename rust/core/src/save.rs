@@ -54,7 +54,9 @@ impl Engine {
         let base_file = session.base().saved().and_then(|s| s.file.as_ref()).filter(|f| f.engine == self.number());
         if let (Some(file), Some(saved)) = (base_file, session.base().shared()) {
             let rests = options.step || file.journal_len == 0;
-            if rests && session.is_unchanged() && !options.force && !options.create && self.is_as_seen(file)? {
+            // With a save of unknown outcome it is not known what is stored.
+            let settled = rests && session.is_unchanged() && session.attempt().is_none();
+            if settled && !options.force && !options.create && self.is_as_seen(&saved, file)? {
                 return Ok(Receipt { saved, bytes_written: 0, new_bytes: 0, syncing: Duration::ZERO });
             }
         }
@@ -64,17 +66,18 @@ impl Engine {
             None if session.id().a3s_stem().is_some() => self.find(session.id())?.0,
             None => Names::new(session.id().stem()),
         };
-        let slot = self.slot(&names);
-        let mut slot = guard(&slot);
-        let held = slot.hold(self.dir(), session.id().as_str(), Wait::AtMost(options.lock_timeout, options.give_up))?;
-        let mut save = Save { engine: self, held, session, syncing: Duration::ZERO };
-        let current = save.current()?;
-        let current = save.check(current, options)?;
-        save.write(current, options)
+        self.with_slot(&names, |slot| {
+            let wait = Wait::AtMost(options.lock_timeout, options.give_up);
+            let held = slot.hold(self.dir(), session.id().as_str(), wait)?;
+            let mut save = Save { engine: self, held, session, syncing: Duration::ZERO };
+            let current = save.current()?;
+            let current = save.check(current, options)?;
+            save.write(current, options)
+        })
     }
 
-    /// True if the files are still exactly those that were seen. Their identities tell; nothing is read.
-    fn is_as_seen(&self, file: &FileBase) -> Result<bool> {
+    /// True if the files are still exactly those that were seen, as far as their identities tell.
+    fn is_as_seen(&self, saved: &Saved, file: &FileBase) -> Result<bool> {
         let names = Names::new(file.name.strip_suffix(".json").unwrap_or_default().to_string());
         let path = self.path().join(&names.snapshot);
         let snapshot = self.dir().stat(&names.snapshot).at("stat", &path)?;
@@ -85,24 +88,24 @@ impl Engine {
     /// Deletes a session; false if there was none.
     pub fn delete(&self, id: &SessionId, options: &SaveOptions) -> Result<bool> {
         let (names, _) = self.find(id)?;
-        let slot = self.slot(&names);
-        let mut slot = guard(&slot);
-        let mut held = slot.hold(self.dir(), id.as_str(), Wait::AtMost(options.lock_timeout, options.give_up))?;
-        let there = match read(self.dir(), self.number(), &names, id)? {
-            Found::Nothing | Found::Other(_) => false,
-            Found::Deleted => {
-                held.finish_delete()?;
-                false
-            }
-            Found::Session(stored) => {
-                held.tombstone(&stored.session, &stored.journal)?;
-                held.finish_delete()?;
-                true
-            }
-        };
-        drop(held);
-        slot.close(self.dir());
-        Ok(there)
+        self.with_slot(&names, |slot| {
+            let mut held = slot.hold(self.dir(), id.as_str(), Wait::AtMost(options.lock_timeout, options.give_up))?;
+            let there = match read(self.dir(), self.number(), &names, id)? {
+                Found::Nothing | Found::Other(_) => false,
+                Found::Deleted => {
+                    held.finish_delete()?;
+                    false
+                }
+                Found::Session(stored) => {
+                    held.tombstone(&stored.session, &stored.journal)?;
+                    held.finish_delete()?;
+                    true
+                }
+            };
+            drop(held);
+            slot.close(self.dir());
+            Ok(there)
+        })
     }
 }
 
@@ -116,12 +119,14 @@ struct Save<'a> {
 impl Save<'_> {
     /// The stored state: known from the files' identities, else read.
     fn current(&mut self) -> Result<Option<Current>> {
-        for known in [self.session.base().shared(), self.session.attempt().cloned()].into_iter().flatten() {
-            let Some(file) = known.file.as_ref().filter(|f| f.engine == self.engine.number()) else { continue };
-            if self.engine.is_as_seen(file)? {
+        // Not the attempt's: its line may have been cut off and another handle's, as long, written in its place.
+        let base = self.session.base().shared();
+        let file = base.as_ref().and_then(|base| base.file.as_ref()).filter(|f| f.engine == self.engine.number());
+        if let (Some(base), Some(file)) = (&base, file) {
+            if self.engine.is_as_seen(base, file)? {
                 let (len, crc) = (file.journal_len, file.journal_crc);
                 let journal = JournalFile { len, good_len: len, crc, folded: false };
-                return Ok(Some(Current { saved: known, journal }));
+                return Ok(Some(Current { saved: base.clone(), journal }));
             }
         }
         let (engine, names) = (self.engine, self.held.slot.names.clone());
@@ -181,7 +186,8 @@ impl Save<'_> {
         let unchanged = current.as_ref().is_some_and(|c| base.is_some_and(|b| is_state(b, &c.saved)));
         if let Some(current) = &current {
             let journal_in_use = current.journal.len > 0;
-            if unchanged && (options.step || !journal_in_use) && current.saved.lineage.is_some() {
+            let rests = (options.step || !journal_in_use) && !self.held.slot.poisoned;
+            if unchanged && rests && current.saved.lineage.is_some() {
                 let saved = current.saved.clone();
                 return Ok(Receipt { saved, bytes_written: 0, new_bytes: 0, syncing: self.syncing });
             }
@@ -233,8 +239,9 @@ impl Save<'_> {
             None => Lineage::random().at("make a lineage for", &path)?,
         };
         let stored_revision = current.as_ref().map_or(0, |c| c.saved.revision);
-        // Folding alone makes no new state.
-        let revision = if unchanged && stored_revision > 0 { stored_revision } else { stored_revision + 1 };
+        // Folding alone makes no new state. But a journal that may hold a line which nobody sees must not fit on top.
+        let same = unchanged && stored_revision > 0 && !self.held.slot.poisoned;
+        let revision = if same { stored_revision } else { stored_revision + 1 };
         let image = Image::new(self.session, Some(lineage), revision);
 
         let temp = self.held.slot.temp();
@@ -242,22 +249,32 @@ impl Save<'_> {
             let _ = dir.remove(&temp);
         })?;
         let name = self.held.slot.names.snapshot.clone();
-        let renamed = dir.rename(&temp, &name).at("rename a new version to", &path);
-        renamed.inspect_err(|_| {
-            let _ = dir.remove(&temp);
-        })?;
-        let file = FileBase { engine: self.engine.number(), name, stat, crc: image.crc, journal_len: 0, journal_crc: 0 };
+        let file = FileBase {
+            engine: self.engine.number(),
+            name: name.clone(),
+            stat,
+            crc: image.crc,
+            journal_len: 0,
+            journal_crc: 0,
+        };
         let saved = Arc::new(self.session.as_saved(Some(lineage), revision, Some(file)));
+        // A rename that fails may have happened all the same (a network file system's answer that was lost).
+        if let Err(error) = dir.rename(&temp, &name).at("rename a new version to", &path) {
+            let _ = dir.remove(&temp);
+            return Err(Failed { error, attempt: Some(saved) });
+        }
         let started = Instant::now();
         if let Err(error) = dir.sync().at("sync the directory", dir.path()) {
             return Err(Failed { error, attempt: Some(saved) });
         }
         self.syncing += started.elapsed();
+        self.held.slot.durable_snapshot = Some(stat);
         // The save stands. What the journal holds is in the snapshot now; if it cannot be emptied it is ignored by
         // readers and emptied by the next writer.
         let journal = current.map(|c| c.journal).unwrap_or_default();
         if journal.len > 0 || self.held.slot.poisoned {
-            let _ = self.held.empty_journal(&journal);
+            // Cut, but not durably: what was appended to it could be found in front of the old lines.
+            self.held.slot.poisoned = self.held.empty_journal(&journal).is_err();
         }
         Ok(Receipt { saved, bytes_written: image.len(), new_bytes, syncing: self.syncing })
     }
@@ -290,7 +307,8 @@ impl Held<'_> {
     /// Writes at the journal's acknowledged end. On failure the journal is cut back to it, or marked as not to be trusted.
     fn append(&mut self, end: u64, bytes: &[u8], sync: bool, syncing: &mut Duration) -> Result<()> {
         let path = self.dir.path().join(&self.slot.names.journal);
-        let (file, created) = self.slot.journal(self.dir)?;
+        self.make_durable()?;
+        let (file, _) = self.slot.journal(self.dir)?;
         let mut sync_failed = false;
         let mut done = file.write_at(end, &[IoSlice::new(bytes)]).at("append to", &path);
         if done.is_ok() && sync {
@@ -299,15 +317,34 @@ impl Held<'_> {
             sync_failed = done.is_err();
             *syncing += started.elapsed();
         }
-        if done.is_ok() && created && sync {
-            done = self.dir.sync().at("sync the directory", self.dir.path());
-        }
+        let stat = file.stat().ok().filter(|_| done.is_ok());
         if done.is_err() {
             let cut = file.set_len(end).and_then(|()| file.sync_data());
             // After a failed sync the page cache may claim what the disk does not have.
             self.slot.poisoned |= sync_failed || cut.is_err();
         }
+        self.slot.durable_journal = stat;
         done
+    }
+
+    /// Makes durable what a line is going to stand on: the names of both files, and a cut of the journal. Whoever wrote
+    /// them may have been killed before he could. Nothing is done for what this slot made durable itself.
+    fn make_durable(&mut self) -> Result<()> {
+        let snapshot_path = self.dir.path().join(&self.slot.names.snapshot);
+        let path = self.dir.path().join(&self.slot.names.journal);
+        let snapshot = self.dir.stat(&self.slot.names.snapshot).at("stat", &snapshot_path)?;
+        let (file, created) = self.slot.journal(self.dir)?;
+        let journal = Some(file.stat().at("stat", &path)?);
+        let known = self.slot.durable_journal;
+        if journal != known && !created {
+            let (file, _) = self.slot.journal(self.dir)?;
+            file.sync_data().at("sync", &path)?;
+        }
+        if journal != known || snapshot.is_none() || snapshot != self.slot.durable_snapshot {
+            self.dir.sync().at("sync the directory", self.dir.path())?;
+        }
+        (self.slot.durable_snapshot, self.slot.durable_journal) = (snapshot, journal);
+        Ok(())
     }
 
     /// Makes the journal fit to be appended to: a torn tail is put aside, lines that were folded already are cut.
@@ -320,25 +357,28 @@ impl Held<'_> {
             (tidy.good_len, tidy.crc, tidy.folded) = (0, 0, false);
         }
         if tidy.good_len < tidy.len {
-            let path = self.dir.path().join(&self.slot.names.journal);
-            let (file, _) = self.slot.journal(self.dir)?;
-            file.set_len(tidy.good_len).at("truncate", &path)?;
-            file.sync_data().at("sync", &path)?;
+            self.cut_journal(tidy.good_len)?;
             tidy.len = tidy.good_len;
         }
         Ok(tidy)
+    }
+
+    /// Cuts the journal durably. If that fails it may be longer after a crash than it seems now.
+    fn cut_journal(&mut self, len: u64) -> Result<()> {
+        let path = self.dir.path().join(&self.slot.names.journal);
+        let (file, _) = self.slot.journal(self.dir)?;
+        let cut = file.set_len(len).at("truncate", &path);
+        let cut = cut.and_then(|()| file.sync_data().at("sync", &path));
+        self.slot.poisoned |= cut.is_err();
+        self.slot.durable_journal = None;
+        cut
     }
 
     fn empty_journal(&mut self, journal: &JournalFile) -> Result<()> {
         if journal.good_len < journal.len {
             self.put_aside(journal)?;
         }
-        let path = self.dir.path().join(&self.slot.names.journal);
-        let (file, _) = self.slot.journal(self.dir)?;
-        file.set_len(0).at("truncate", &path)?;
-        file.sync_data().at("sync", &path)?;
-        self.slot.poisoned = false;
-        Ok(())
+        self.cut_journal(0)
     }
 
     /// Keeps the bytes of a torn tail beside the journal: nothing is thrown away unseen.
@@ -352,12 +392,19 @@ impl Held<'_> {
             let name = if number == 0 { name.clone() } else { format!("{name}-{number}") };
             match self.dir.open(&name, Open::CreateNew) {
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && number < 1000 => number += 1,
-                opened => break opened.at("create", &self.dir.path().join(&name))?,
+                opened => break (opened.at("create", &self.dir.path().join(&name))?, name),
             }
         };
-        aside.write_at(0, &[IoSlice::new(&tail)]).at("write", &path)?;
-        aside.sync_all().at("sync", &path)?;
-        self.dir.sync().at("sync the directory", self.dir.path())
+        let (aside, name) = aside;
+        let path = self.dir.path().join(&name);
+        let kept = aside.write_at(0, &[IoSlice::new(&tail)]).at("write", &path);
+        let kept = kept.and_then(|()| aside.sync_all().at("sync", &path));
+        let kept = kept.and_then(|()| self.dir.sync().at("sync the directory", self.dir.path()));
+        if kept.is_err() {
+            // The tail is where it was; on a full disk every try would leave another piece of it.
+            let _ = self.dir.remove(&name);
+        }
+        kept
     }
 
     /// The durable mark that the session is deleted; from here on it is.

@@ -1,7 +1,7 @@
 //! The files of one session that are open for writing.
 
 use crate::error::{At, Result};
-use crate::fs::{Dir, File, Open};
+use crate::fs::{Dir, File, Open, Stat};
 use crate::lock::{Hold, LockFile, Wait};
 use crate::read::Names;
 
@@ -14,6 +14,11 @@ pub(crate) struct Slot {
     /// A write to the journal failed and could not be taken back for certain: it must not be appended to until a
     /// snapshot has replaced what it holds.
     pub poisoned: bool,
+    /// The engine has let go of this slot: whoever still has it must take the new one.
+    pub closed: bool,
+    /// Snapshot and journal as they were when this slot knew that a crash would find them so, names included.
+    pub durable_snapshot: Option<Stat>,
+    pub durable_journal: Option<Stat>,
     token: String,
 }
 
@@ -26,14 +31,25 @@ pub(crate) struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         if let Some(lock) = &self.slot.lock {
-            lock.release();
+            if !lock.release() {
+                self.slot.lock = None; // closing the file lets go of it
+            }
         }
     }
 }
 
 impl Slot {
     pub fn new(names: Names) -> Slot {
-        Slot { names, lock: None, journal: None, poisoned: false, token: String::new() }
+        Slot {
+            names,
+            lock: None,
+            journal: None,
+            poisoned: false,
+            closed: false,
+            durable_snapshot: None,
+            durable_journal: None,
+            token: String::new(),
+        }
     }
 
     /// Takes the session's lock.
@@ -84,7 +100,7 @@ impl Slot {
 
     /// Closes the files. If nobody else is at work, what holds nothing is removed: an empty journal, the lock file.
     pub fn close(&mut self, dir: &dyn Dir) {
-        self.journal = None;
+        (self.journal, self.durable_snapshot, self.durable_journal) = (None, None, None);
         if self.lock.is_none() {
             return; // never written to
         }

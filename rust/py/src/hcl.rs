@@ -4,21 +4,24 @@
 //! chained operators in HCL, 128 levels in JSON), and parsing runs on a thread of its own with room for that depth.
 //! No message repeats text of the input, because it may hold a key.
 
+mod refused;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use hcl::edit::expr::{BinaryOp, BinaryOperator, Expression, ForExpr, Traversal};
+use hcl::edit::expr::Expression;
 use hcl::edit::structure::{Block, Body, Structure};
-use hcl::edit::template::ForDirective;
-use hcl::edit::visit::{self, Visit};
+use hcl::edit::visit::Visit;
 use hcl::edit::Span;
 use hcl::eval::{Context, ErrorKind, Evaluate, FuncArgs, FuncDef, ParamType};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use serde_json::{Map, Value};
+
+use self::refused::Refused;
 
 /// The longest text that is read, in bytes. A real configuration takes a few KiB, and the HCL parser needs quadratic time
 /// for an object with very many keys: seconds at this size.
@@ -276,55 +279,6 @@ fn parse_hcl(text: &str) -> Result<Parsed, Fault> {
         value,
         positions: reader.positions,
     })
-}
-
-/// Finds the first construct that a configuration must not use.
-///
-/// The evaluator overflows and divides by zero with a panic, recurses once per `[*]` without a limit, and nested `for`s over
-/// short lists need unbounded time and memory. None of them has a use in a configuration.
-#[derive(Default)]
-struct Refused {
-    first: Option<(Option<usize>, &'static str)>,
-}
-
-impl Refused {
-    fn note(&mut self, span: Option<std::ops::Range<usize>>, message: &'static str) {
-        self.first
-            .get_or_insert((span.map(|span| span.start), message));
-    }
-}
-
-impl Visit for Refused {
-    fn visit_binary_op(&mut self, node: &BinaryOp) {
-        use BinaryOperator::{Div, Minus, Mod, Mul, Plus};
-        if matches!(node.operator.value(), Div | Minus | Mod | Mul | Plus) {
-            let message = "arithmetic is not supported; write the number, and put text in quotes";
-            self.note(node.operator.span(), message);
-        }
-        visit::visit_binary_op(self, node);
-    }
-
-    fn visit_traversal(&mut self, node: &Traversal) {
-        let span = node.span().or_else(|| node.expr.span());
-        self.note(
-            span,
-            "access with . or [] is not supported; put text in quotes",
-        );
-        visit::visit_traversal(self, node);
-    }
-
-    fn visit_for_expr(&mut self, node: &ForExpr) {
-        self.note(
-            node.intro.span().or_else(|| node.span()),
-            "for is not supported",
-        );
-        visit::visit_for_expr(self, node);
-    }
-
-    fn visit_for_directive(&mut self, node: &ForDirective) {
-        self.note(node.span(), "for is not supported");
-        visit::visit_for_directive(self, node);
-    }
 }
 
 /// Turns bodies into objects and notes where their keys stand.

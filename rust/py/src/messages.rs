@@ -46,8 +46,8 @@ impl Messages {
         attached(|| decode(py, &bytes, || format!("messages[{position}]")))
     }
 
-    fn find(&self, value: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
-        for i in 0..self.len {
+    fn find(&self, value: &Bound<'_, PyAny>, from: usize, to: usize) -> PyResult<Option<usize>> {
+        for i in from..to.min(self.len) {
             if self.decoded(value.py(), self.position(i))?.eq(value)? {
                 return Ok(Some(i));
             }
@@ -85,7 +85,7 @@ impl Messages {
     }
 
     fn __contains__(&self, value: &Bound<'_, PyAny>) -> PyResult<bool> {
-        Ok(self.find(value)?.is_some())
+        Ok(self.find(value, 0, self.len)?.is_some())
     }
 
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -113,10 +113,13 @@ impl Messages {
         format!("<Messages: {}>", self.len)
     }
 
-    fn index(&self, value: &Bound<'_, PyAny>) -> PyResult<usize> {
-        self.find(value)?.ok_or_else(|| PyValueError::new_err("no such message"))
+    #[pyo3(signature = (value, start=0, stop=isize::MAX, /))]
+    fn index(&self, value: &Bound<'_, PyAny>, start: isize, stop: isize) -> PyResult<usize> {
+        let clamp = |i: isize| (if i < 0 { (i + self.len as isize).max(0) } else { i }) as usize;
+        self.find(value, clamp(start), clamp(stop))?.ok_or_else(|| PyValueError::new_err("no such message"))
     }
 
+    #[pyo3(signature = (value, /))]
     fn count(&self, value: &Bound<'_, PyAny>) -> PyResult<usize> {
         let mut count = 0;
         for i in 0..self.len {

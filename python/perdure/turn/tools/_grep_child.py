@@ -47,9 +47,7 @@ def _frame(source: IO[bytes]) -> tuple[str, bytes] | None:
     return source.read(label).decode("utf-8"), source.read(data)
 
 
-def _search_all(
-    source: IO[bytes], search: Callable[[str], Any], order: dict[str, Any], answer: dict[str, Any]
-) -> None:
+def _search_all(source: IO[bytes], search: Callable[[str], Any], order: dict[str, Any], answer: dict[str, Any]) -> None:
     found = answer["matches"]
     while (frame := _frame(source)) is not None:
         name, data = frame

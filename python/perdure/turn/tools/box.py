@@ -55,13 +55,9 @@ class ToolBox:
         masker: Masker | None = None,
     ) -> None:
         if timeout is not None and not timeout > 0:
-            raise ConfigError(
-                f"the time-out of tools must be over 0 seconds, not {timeout!r}", option="tool_timeout"
-            )
+            raise ConfigError(f"the time-out of tools must be over 0 seconds, not {timeout!r}", option="tool_timeout")
         if max_output < 200:
-            raise ConfigError(
-                f"max_output must be at least 200 characters, not {max_output!r}", option="max_output"
-            )
+            raise ConfigError(f"max_output must be at least 200 characters, not {max_output!r}", option="max_output")
         self._permissive = permissive
         self._confirm = confirm
         self._timeout = timeout
@@ -112,13 +108,9 @@ class ToolBox:
         tool = self._tools.get(name)
         if tool is None:
             known = ", ".join(self._tools) or "none"
-            raise ToolFailure(
-                f"there is no tool {name!r}{close_match(str(name), self._tools)} Tools: {known}"
-            )
+            raise ToolFailure(f"there is no tool {name!r}{close_match(str(name), self._tools)} Tools: {known}")
         if not isinstance(arguments, Mapping):
-            raise ToolFailure(
-                f"the arguments of {name} must be a JSON object, not {type(arguments).__name__}"
-            )
+            raise ToolFailure(f"the arguments of {name} must be a JSON object, not {type(arguments).__name__}")
         if isinstance(tool, FunctionTool):
             checked = tool.check(arguments)
             if tool.needs_confirmation:
@@ -161,9 +153,7 @@ class ToolBox:
                 answer = await answer
         except Exception as error:
             # The type only: the text may hold anything.
-            raise ToolFailure(
-                f"{name} was not run: asking for permission failed with {type(error).__name__}"
-            ) from None
+            raise ToolFailure(f"{name} was not run: asking for permission failed with {type(error).__name__}") from None
         if answer is not True:
             raise ToolFailure(
                 f"{name} was not run: the user refused this call. Do not repeat it; ask or go another way"
@@ -187,9 +177,7 @@ def _collect(tools: Sequence[str | Callable[..., Any]] | None) -> dict[str, Buil
     if tools is None:
         return dict(BUILTIN)
     if isinstance(tools, str) or not isinstance(tools, (list, tuple, set, frozenset, Sequence)):
-        raise ConfigError(
-            f"tools must be a list of names and functions, not {type(tools).__name__}", option="tools"
-        )
+        raise ConfigError(f"tools must be a list of names and functions, not {type(tools).__name__}", option="tools")
     found: dict[str, Builtin | FunctionTool] = {}
     for item in tools:
         tool: Builtin | FunctionTool

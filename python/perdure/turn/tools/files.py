@@ -131,13 +131,11 @@ def edit_file(call: Call, *, path: str, old: str, new: str, replace_all: bool = 
             count = text.count(old)
         if count == 0:
             raise ToolFailure(
-                f"old does not occur in {place.shown}; it must match exactly, white space included. "
-                "Read the file first"
+                f"old does not occur in {place.shown}; it must match exactly, white space included. Read the file first"
             )
         if count > 1 and not replace_all:
             raise ToolFailure(
-                f"old occurs {count} times in {place.shown}; give more of the text around it, "
-                "or replace_all=true"
+                f"old occurs {count} times in {place.shown}; give more of the text around it, or replace_all=true"
             )
         data = text.replace(old, new).encode("utf-8")
         _replace(call, place, data, expected=status)
@@ -164,9 +162,7 @@ def _encode(text: str, what: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ToolFailure(
-            f"{what} holds a lone surrogate at character {error.start}, which UTF-8 cannot"
-        ) from None
+        raise ToolFailure(f"{what} holds a lone surrogate at character {error.start}, which UTF-8 cannot") from None
 
 
 def _must_be_there(place: Place) -> None:

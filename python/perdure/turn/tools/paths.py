@@ -24,9 +24,7 @@ from .types import ToolFailure
 __all__ = ["Place", "Workspace", "describe_kind", "open_directory", "open_regular"]
 
 _MAX_LINKS = 40
-_DIRECTORY = (
-    os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-)
+_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 # Where there is O_PATH, a directory that may be entered but not listed can be passed through.
 _PASS = _DIRECTORY | getattr(os, "O_PATH", 0)
 # O_NONBLOCK: a FIFO that takes the file's place between check and open must not hang the call.
@@ -118,9 +116,7 @@ class Workspace:
             raise ConfigError(f"the workspace {text!r} {what}", option="workspace")
 
     def _outside(self, path: str) -> ToolFailure:
-        return ToolFailure(
-            f"{printable(path)} is outside of the workspace; use a path relative to {self.root}"
-        )
+        return ToolFailure(f"{printable(path)} is outside of the workspace; use a path relative to {self.root}")
 
     def _below_root(self, path: str) -> list[str] | None:
         """The components of an absolute path below the workspace, or None. The walk judges `..` in it."""
@@ -211,9 +207,7 @@ class Workspace:
                 continue
             names.append(part)
 
-    def _follow(
-        self, path: str, target: str, pending: deque[str], descriptors: list[int], names: list[str]
-    ) -> None:
+    def _follow(self, path: str, target: str, pending: deque[str], descriptors: list[int], names: list[str]) -> None:
         parts = target.split("/")
         if target.startswith("/"):
             below = self._below_root(target)

@@ -51,9 +51,7 @@ def _names(fd: int) -> list[str]:
     return sorted(os.listdir(fd), reverse=True)
 
 
-def _walk(
-    call: Call, fd: int, prefix: tuple[str, ...] = ()
-) -> Iterator[tuple[int, tuple[str, ...], os.stat_result]]:
+def _walk(call: Call, fd: int, prefix: tuple[str, ...] = ()) -> Iterator[tuple[int, tuple[str, ...], os.stat_result]]:
     """Everything below the open directory, sorted, links not followed: (parent descriptor, path, status)."""
     walked = 0
     # Depth first with one open descriptor a level.
@@ -155,9 +153,7 @@ def glob_files(call: Call, *, pattern: str, path: str = ".") -> str:
     return "\n".join(found) if found else f"[nothing matches {pattern} in {place.shown}]"
 
 
-def grep_files(
-    call: Call, *, pattern: str, path: str = ".", glob: str | None = None, ignore_case: bool = False
-) -> str:
+def grep_files(call: Call, *, pattern: str, path: str = ".", glob: str | None = None, ignore_case: bool = False) -> str:
     """Lines in which the regular expression is found, as path:line:text."""
     wanted = None
     if glob is not None:
@@ -282,9 +278,7 @@ class _Matcher:
         try:
             found: dict[str, Any] = json.loads(answer)
         except ValueError:
-            raise ToolFailure(
-                "the search ended without an answer (out of memory?); use a simpler pattern"
-            ) from None
+            raise ToolFailure("the search ended without an answer (out of memory?); use a simpler pattern") from None
         if "error" in found:
             raise ToolFailure(f"the pattern is not a valid Python regular expression: {found['error']}")
         return found

@@ -43,9 +43,7 @@ def run_command(call: Call, *, command: str, timeout: float | None = None) -> tu
     limit = min(limits) if limits else None
     mark = secrets.token_hex(16)
     environment = call.environment()
-    environment.update(
-        {_MARK: mark, "TERM": "dumb", "PAGER": "cat", "GIT_PAGER": "cat", "GIT_TERMINAL_PROMPT": "0"}
-    )
+    environment.update({_MARK: mark, "TERM": "dumb", "PAGER": "cat", "GIT_PAGER": "cat", "GIT_TERMINAL_PROMPT": "0"})
     environment.pop("BASH_ENV", None)
     shell = shutil.which("bash") or "/bin/sh"
     call.token.check()
@@ -149,9 +147,7 @@ def _kill_all(process: subprocess.Popen[bytes], mark: str) -> None:
 
 def _kill_marked(mark: str) -> None:
     """Kill what left the group (setsid, a double fork): found by the mark in its environment. Linux only."""
-    if not (
-        hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal") and Path("/proc/self").is_dir()
-    ):
+    if not (hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal") and Path("/proc/self").is_dir()):
         return
     wanted = f"{_MARK}={mark}".encode()
     for _ in range(20):  # a process may fork between the listing and its death

@@ -45,9 +45,7 @@ class CancelToken:
             raise ToolFailure("the call was cancelled")
 
 
-async def in_thread(
-    work: Callable[[], T], *, timeout: float | None = None, token: CancelToken | None = None
-) -> T:
+async def in_thread(work: Callable[[], T], *, timeout: float | None = None, token: CancelToken | None = None) -> T:
     """Run `work` on a daemon thread, in a copy of the caller's context variables, and give its result.
 
     timeout  seconds; then `TimedOut`, and the thread's outcome is dropped

@@ -29,8 +29,9 @@
 //! What is not modelled: damage to what was synced (that is what checksums are for), blocks of other files showing up,
 //! permissions, and directories other than this one.
 
+mod images;
+
 use super::{Dir, File, Open, Stat};
-use std::collections::{BTreeSet, HashSet};
 use std::io::{self, ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +51,12 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options { ignore_case: false, coarse: false, block: 4096 }
+    }
+}
+
+impl Options {
+    fn same(&self, one: &str, other: &str) -> bool {
+        one == other || (self.ignore_case && one.to_lowercase() == other.to_lowercase())
     }
 }
 
@@ -119,13 +126,68 @@ struct Inode {
     live: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Change>,
-    mtime: i128,
+    mtime_ns: i128,
+    /// The open file that has the lock.
     lock: Option<u64>,
     open: usize,
 }
 
-/// Directory entries in the order in which they were made: the key by which a name is found, the name, the inode.
-type Entries = Vec<(String, String, usize)>;
+impl Inode {
+    fn change(&mut self, change: Change) {
+        change.whole(&mut self.live);
+        self.pending.push(change);
+    }
+
+    fn sync(&mut self, block: usize) {
+        let kept = self.pending.iter().map(|change| match change {
+            Change::SetLen(len) => *len,
+            Change::Write { .. } => usize::MAX,
+        });
+        let kept = kept.min().unwrap_or(usize::MAX);
+        if self.pending.is_empty() {
+            return; // what an earlier sync failed to write is not tried again
+        }
+        self.durable.truncate(kept);
+        self.durable.resize(self.live.len(), 0);
+        for change in std::mem::take(&mut self.pending) {
+            let Change::Write { at, bytes } = change else { continue };
+            let (from, to) = (at / block * block, (at + bytes.len()).div_ceil(block) * block);
+            let to = to.min(self.live.len());
+            if let (Some(durable), Some(live)) = (self.durable.get_mut(from..to), self.live.get(from..to)) {
+                durable.copy_from_slice(live);
+            }
+        }
+    }
+
+    fn fail_sync(&mut self, durable: Vec<u8>) {
+        self.durable = durable;
+        self.pending.clear();
+    }
+}
+
+impl Change {
+    /// Carries it out.
+    fn whole(&self, content: &mut Vec<u8>) {
+        match self {
+            Change::SetLen(len) => content.resize(*len, 0),
+            Change::Write { at, bytes } => put(content, *at, bytes),
+        }
+    }
+}
+
+/// Writes into a file, extending it with NULs where it must.
+fn put(content: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    if content.len() < at + bytes.len() {
+        content.resize(at + bytes.len(), 0);
+    }
+    if let Some(target) = content.get_mut(at..at + bytes.len()) {
+        target.copy_from_slice(bytes);
+    }
+}
+
+/// What a directory holds: names and inodes, in the order in which they were made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Entries(Vec<(String, usize)>);
 
 #[derive(Debug, Clone)]
 enum Entry {
@@ -134,7 +196,41 @@ enum Entry {
     Unlink { name: String },
 }
 
-#[derive(Debug)]
+impl Entries {
+    fn position(&self, name: &str, options: &Options) -> Option<usize> {
+        self.0.iter().position(|(there, _)| options.same(there, name))
+    }
+
+    fn find(&self, name: &str, options: &Options) -> Option<usize> {
+        self.0.get(self.position(name, options)?).map(|(_, inode)| *inode)
+    }
+
+    fn put(&mut self, name: &str, inode: usize, options: &Options) {
+        match self.position(name, options).and_then(|at| self.0.get_mut(at)) {
+            Some(there) => there.1 = inode,
+            None => self.0.push((name.to_string(), inode)),
+        }
+    }
+
+    fn apply(&mut self, entry: &Entry, options: &Options) {
+        match entry {
+            Entry::Link { name, inode } => self.put(name, *inode, options),
+            Entry::Rename { from, to } => {
+                if let Some(at) = self.position(from, options) {
+                    let (_, inode) = self.0.remove(at);
+                    self.put(to, inode, options);
+                }
+            }
+            Entry::Unlink { name } => {
+                if let Some(at) = self.position(name, options) {
+                    self.0.remove(at);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
 struct Disk {
     options: Options,
     inodes: Vec<Inode>,
@@ -149,19 +245,107 @@ struct Disk {
     stopped: bool,
 }
 
-/// A directory on such a disk. A clone is the same directory.
-#[derive(Debug, Clone)]
-pub struct FaultDir {
-    path: PathBuf,
-    disk: Arc<Mutex<Disk>>,
+/// What becomes of a call that was counted.
+#[derive(Debug)]
+enum Go {
+    Normally,
+    /// It is not carried out.
+    Instead(io::Error),
+    /// It is carried out, and fails.
+    Then(io::Error),
+    /// A part of it is carried out, which the seed chooses, and it fails.
+    Partly(u64, io::Error),
+    /// It is carried out but a crash decides what of it is found; syncs do nothing.
+    Crash,
+}
+
+impl Go {
+    fn end(self) -> io::Result<()> {
+        match self {
+            Go::Normally => Ok(()),
+            Go::Instead(e) | Go::Then(e) | Go::Partly(_, e) => Err(e),
+            Go::Crash => Err(stopped()),
+        }
+    }
 }
 
 fn stopped() -> io::Error {
     io::Error::other("the machine has lost power")
 }
 
-fn failure(kind: ErrorKind) -> io::Error {
-    io::Error::new(kind, "injected")
+fn no_such_file() -> io::Error {
+    ErrorKind::NotFound.into()
+}
+
+impl Disk {
+    /// Counts a call.
+    fn call(&mut self, what: &'static str, on: &str, changes: bool) -> io::Result<Go> {
+        if self.stopped {
+            return Err(stopped());
+        }
+        let number = self.trace.len();
+        self.trace.push(Call { what, on: on.to_string(), changes });
+        let Some((_, fault)) = self.plan.filter(|(at, _)| *at == number) else { return Ok(Go::Normally) };
+        self.fired = true;
+        let failure = |kind| io::Error::new(kind, "injected");
+        Ok(match fault {
+            Fault::Crash => {
+                self.stopped = true;
+                Go::Crash
+            }
+            Fault::Fail(kind) => Go::Instead(failure(kind)),
+            Fault::FailAfter(kind) => Go::Then(failure(kind)),
+            Fault::Partly(seed) => Go::Partly(seed, failure(ErrorKind::StorageFull)),
+        })
+    }
+
+    /// Counts a call that is carried out as a whole or not at all.
+    fn call_whole(&mut self, what: &'static str, on: &str, changes: bool) -> io::Result<Go> {
+        match self.call(what, on, changes)? {
+            Go::Instead(e) | Go::Partly(_, e) => Err(e),
+            go => Ok(go),
+        }
+    }
+
+    fn make(&mut self) -> usize {
+        let mut number = self.inodes.len() as u64 + 1;
+        if self.options.coarse {
+            let linked = |at: usize| self.live.0.iter().any(|(_, inode)| *inode == at);
+            let used = |n: u64| self.inodes.iter().enumerate().any(|(at, i)| i.number == n && (i.open > 0 || linked(at)));
+            number = (1..).find(|n| !used(*n)).unwrap_or(number);
+        }
+        let mtime_ns = self.tick();
+        self.inodes.push(Inode { number, mtime_ns, ..Inode::default() });
+        self.inodes.len() - 1
+    }
+
+    fn tick(&mut self) -> i128 {
+        if !self.options.coarse {
+            self.clock += 1;
+        }
+        self.clock
+    }
+
+    fn inode(&mut self, at: usize) -> io::Result<&mut Inode> {
+        self.inodes.get_mut(at).ok_or_else(no_such_file)
+    }
+
+    fn stat(&self, at: usize) -> io::Result<Stat> {
+        let inode = self.inodes.get(at).ok_or_else(no_such_file)?;
+        Ok(Stat { device: 1, inode: inode.number, len: inode.live.len() as u64, mtime_ns: inode.mtime_ns })
+    }
+
+    fn enter(&mut self, entry: Entry) {
+        self.live.apply(&entry, &self.options);
+        self.pending.push(entry);
+    }
+}
+
+/// A directory on such a disk. A clone is the same directory.
+#[derive(Debug, Clone)]
+pub struct FaultDir {
+    path: PathBuf,
+    disk: Arc<Mutex<Disk>>,
 }
 
 impl Default for FaultDir {
@@ -173,51 +357,48 @@ impl Default for FaultDir {
 impl FaultDir {
     /// An empty directory.
     pub fn new(options: Options) -> FaultDir {
-        let disk = Disk {
-            options,
-            inodes: Vec::new(),
-            live: Vec::new(),
-            durable: Vec::new(),
-            pending: Vec::new(),
-            clock: 1_000_000_000,
-            handles: 0,
-            trace: Vec::new(),
-            plan: None,
-            fired: false,
-            stopped: false,
-        };
+        let disk = Disk { options, clock: 1_000_000_000, ..Disk::default() };
         FaultDir { path: PathBuf::from("/fault"), disk: Arc::new(Mutex::new(disk)) }
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+        guard(&self.disk)
     }
 
     /// Puts a file there, durably and uncounted.
     pub fn put(&self, name: &str, bytes: &[u8]) {
         let mut disk = self.disk();
-        let inode = disk.make(bytes.to_vec());
+        let inode = disk.make();
         if let Some(made) = disk.inodes.get_mut(inode) {
-            made.durable = bytes.to_vec();
+            (made.live, made.durable) = (bytes.to_vec(), bytes.to_vec());
         }
-        for durable in [false, true] {
-            let link = Entry::Link { name: name.to_string(), inode };
-            let ignore_case = disk.options.ignore_case;
-            link.apply(if durable { &mut disk.durable } else { &mut disk.live }, ignore_case);
-        }
+        let options = disk.options;
+        disk.live.put(name, inode, &options);
+        disk.durable.put(name, inode, &options);
     }
 
     /// Live content of a file.
     pub fn get(&self, name: &str) -> Option<Vec<u8>> {
         let disk = self.disk();
-        disk.find(name).and_then(|inode| disk.inodes.get(inode)).map(|inode| inode.live.clone())
+        let inode = disk.live.find(name, &disk.options)?;
+        disk.inodes.get(inode).map(|inode| inode.live.clone())
     }
 
     /// Live names, sorted.
     pub fn ls(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.disk().live.iter().map(|(_, name, _)| name.clone()).collect();
+        let mut names: Vec<_> = self.disk().live.0.iter().map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
         names
+    }
+
+    /// A directory of its own with what is live here now.
+    pub fn copy(&self) -> FaultDir {
+        let disk = self.disk();
+        let copy = FaultDir::new(disk.options);
+        for (name, at) in &disk.live.0 {
+            copy.put(name, disk.inodes.get(*at).map(|inode| &inode.live[..]).unwrap_or_default());
+        }
+        copy
     }
 
     /// Everything that was called so far. Operation N is `trace()[N]`.
@@ -250,65 +431,209 @@ impl FaultDir {
     pub fn crashed(&self) -> bool {
         self.disk().stopped
     }
+}
 
-    /// The disks that may be found after a crash at this moment, each as a directory of its own, no two alike. All of them if
-    /// there are at most `limit` by what is tried (every subset of few blocks, cuts where they matter), else
-    /// the extreme ones and a sample that `seed` chooses. Files of which `matters` is false are found as they are
-    /// live or not at all, so that they do not multiply the rest.
-    pub fn images(&self, limit: usize, seed: u64, matters: impl Fn(&str) -> bool) -> Vec<FaultDir> {
-        let disk = self.disk();
-        let mut random = Random::new(seed);
-        let directories = disk.directories(&mut random);
-        let mut relevant = BTreeSet::new();
-        for (_, name, inode) in directories.iter().flatten() {
-            if matters(name) {
-                relevant.insert(*inode);
+fn guard(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
+    disk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Dir for FaultDir {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn open(&self, name: &str, how: Open) -> io::Result<Box<dyn File>> {
+        let mut disk = self.disk();
+        let there = disk.live.find(name, &disk.options);
+        let makes = there.is_none() && matches!(how, Open::Create | Open::CreateNew);
+        let go = disk.call_whole("open", name, makes)?;
+        let inode = match (there, how) {
+            (Some(_), Open::CreateNew) => return Err(ErrorKind::AlreadyExists.into()),
+            (Some(inode), _) => inode,
+            (None, Open::Read | Open::Write) => return Err(no_such_file()),
+            (None, Open::Create | Open::CreateNew) => {
+                let inode = disk.make();
+                disk.enter(Entry::Link { name: name.to_string(), inode });
+                inode
             }
-        }
-        let contents: Vec<(usize, Vec<Vec<u8>>)> = (relevant.iter().copied())
-            .filter_map(|i| disk.inodes.get(i).map(|inode| (i, inode.outcomes(disk.options.block, limit, &mut random))))
-            .collect();
-        let product = contents.iter().fold(directories.len(), |n, (_, c)| n.saturating_mul(c.len()));
-        let mut images = Images { disk: &disk, seen: HashSet::new(), found: Vec::new() };
-        let mut pick = |choose: &mut dyn FnMut(usize) -> usize| {
-            let Some(directory) = directories.get(choose(directories.len())) else { return };
-            let content = |inode: usize| match contents.iter().position(|(i, _)| *i == inode) {
-                None => None,
-                Some(at) => Some(at),
-            };
-            let chosen: Vec<usize> = contents.iter().map(|(_, c)| choose(c.len())).collect();
-            images.add(directory, &|inode| {
-                let at = content(inode)?;
-                contents.get(at)?.1.get(*chosen.get(at)?).map(Vec::as_slice)
-            });
         };
-        if product <= limit {
-            for number in 0..product {
-                let mut rest = number;
-                pick(&mut |len| {
-                    let digit = rest % len.max(1);
-                    rest /= len.max(1);
-                    digit
-                });
+        go.end()?;
+        disk.handles += 1;
+        let handle = disk.handles;
+        disk.inode(inode)?.open += 1;
+        let disk = self.disk.clone();
+        Ok(Box::new(FaultFile { disk, inode, handle, name: name.to_string(), writes: how != Open::Read }))
+    }
+
+    fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
+        let mut disk = self.disk();
+        disk.call_whole("stat", name, false)?.end()?;
+        disk.live.find(name, &disk.options).map(|inode| disk.stat(inode)).transpose()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut disk = self.disk();
+        let go = disk.call_whole("rename", to, true)?;
+        disk.live.find(from, &disk.options).ok_or_else(no_such_file)?;
+        disk.enter(Entry::Rename { from: from.to_string(), to: to.to_string() });
+        go.end()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut disk = self.disk();
+        let go = disk.call_whole("remove", name, true)?;
+        disk.live.find(name, &disk.options).ok_or_else(no_such_file)?;
+        disk.enter(Entry::Unlink { name: name.to_string() });
+        go.end()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut disk = self.disk();
+        let go = disk.call("sync_dir", ".", true)?;
+        match &go {
+            Go::Normally | Go::Then(_) => {
+                disk.durable = disk.live.clone();
+                disk.pending.clear();
             }
-        } else {
-            // The first choice is what is durable, the last what is live.
-            for corner in 0..4 {
-                let mut first = true;
-                pick(&mut |len| {
-                    let live = if std::mem::take(&mut first) { corner & 1 } else { corner >> 1 };
-                    live * (len - 1)
-                });
-            }
-            for _ in 0..limit.saturating_mul(2) {
-                if images.found.len() >= limit {
-                    break;
+            // Half of them, which is as legal as any part; the rest stays as it was.
+            Go::Partly(seed, _) => {
+                let options = disk.options;
+                let kept = Random::new(*seed).below(disk.pending.len() + 1);
+                for entry in disk.pending.drain(..kept).collect::<Vec<_>>() {
+                    disk.durable.apply(&entry, &options);
                 }
-                let mut random = random.clone();
-                let _ = std::mem::replace(&mut random, Random::new(random.clone().number()));
-                pick(&mut |len| random.below(len));
+            }
+            Go::Instead(_) | Go::Crash => {}
+        }
+        go.end()
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut disk = self.disk();
+        disk.call_whole("names", ".", false)?.end()?;
+        Ok(disk.live.0.iter().map(|(name, _)| name.clone()).collect())
+    }
+}
+
+#[derive(Debug)]
+struct FaultFile {
+    disk: Arc<Mutex<Disk>>,
+    inode: usize,
+    handle: u64,
+    name: String,
+    writes: bool,
+}
+
+impl FaultFile {
+    fn read(&self, from: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut disk = guard(&self.disk);
+        disk.call_whole("read", &self.name, false)?.end()?;
+        let from = usize::try_from(from).map_err(io::Error::other)?;
+        let content = disk.inode(self.inode)?.live.get(from..).unwrap_or_default();
+        Ok(content.get(..len.min(content.len())).unwrap_or_default().to_vec())
+    }
+
+    fn change(&self, disk: &mut Disk, change: Change) -> io::Result<()> {
+        if !self.writes {
+            return Err(io::Error::new(ErrorKind::PermissionDenied, "it is open to read only"));
+        }
+        let now = disk.tick();
+        let inode = disk.inode(self.inode)?;
+        inode.mtime_ns = now;
+        inode.change(change);
+        Ok(())
+    }
+
+    fn sync(&self, what: &'static str) -> io::Result<()> {
+        let mut disk = guard(&self.disk);
+        let go = disk.call(what, &self.name, true)?;
+        let block = disk.options.block;
+        let inode = disk.inode(self.inode)?;
+        match &go {
+            Go::Normally | Go::Then(_) => inode.sync(block),
+            Go::Instead(_) => inode.fail_sync(inode.durable.clone()),
+            Go::Partly(seed, _) => inode.fail_sync(inode.random_outcome(block, &mut Random::new(*seed))),
+            Go::Crash => {}
+        }
+        go.end()
+    }
+}
+
+impl Drop for FaultFile {
+    fn drop(&mut self) {
+        let mut disk = guard(&self.disk);
+        if let Ok(inode) = disk.inode(self.inode) {
+            inode.open -= 1;
+            if inode.lock == Some(self.handle) {
+                inode.lock = None;
             }
         }
-        images.found
+    }
+}
+
+impl File for FaultFile {
+    fn stat(&self) -> io::Result<Stat> {
+        let mut disk = guard(&self.disk);
+        disk.call_whole("fstat", &self.name, false)?.end()?;
+        disk.stat(self.inode)
+    }
+
+    fn read_from(&self, offset: u64) -> io::Result<Vec<u8>> {
+        self.read(offset, usize::MAX)
+    }
+
+    fn read_some(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        self.read(offset, len)
+    }
+
+    fn write_at(&self, offset: u64, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut disk = guard(&self.disk);
+        let go = disk.call("write", &self.name, true)?;
+        let mut bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+        match &go {
+            Go::Instead(_) => return go.end(),
+            Go::Partly(..) => bytes.truncate(bytes.len() / 2),
+            _ => {}
+        }
+        let at = usize::try_from(offset).map_err(io::Error::other)?;
+        self.change(&mut disk, Change::Write { at, bytes })?;
+        go.end()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut disk = guard(&self.disk);
+        let go = disk.call_whole("set_len", &self.name, true)?;
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        self.change(&mut disk, Change::SetLen(len))?;
+        go.end()
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.sync("sync_data")
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.sync("sync_all")
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        let mut disk = guard(&self.disk);
+        let go = disk.call_whole("try_lock", &self.name, false)?;
+        let inode = disk.inode(self.inode)?;
+        let free = inode.lock.is_none_or(|owner| owner == self.handle);
+        if free {
+            inode.lock = Some(self.handle);
+        }
+        go.end().map(|()| free)
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        let mut disk = guard(&self.disk);
+        let go = disk.call_whole("unlock", &self.name, false)?;
+        let inode = disk.inode(self.inode)?;
+        if inode.lock == Some(self.handle) {
+            inode.lock = None;
+        }
+        go.end()
     }
 }

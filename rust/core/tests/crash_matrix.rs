@@ -1,0 +1,301 @@
+//! Every operation of a workload fails or loses power, and every disk that this may leave is looked at: what was
+//! acknowledged is there, what was being written is there whole or not at all, and one can go on.
+//!
+//! `PERDURE_CRASH_STATES=N` tries about N disks a workload (the default is a smoke test); `PERDURE_CRASH_ONLY=name:op`
+//! replays one case with the trace of its calls.
+
+mod support;
+
+use perdure_core::fs::fault::{Fault, FaultDir, Options, Random};
+use std::io::ErrorKind;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use support::{check_image, going_on, Action, Crashed, World};
+
+struct Workload {
+    name: String,
+    options: Options,
+    ids: Vec<String>,
+    sync: bool,
+    /// Files that are there at the beginning.
+    files: Vec<(&'static str, Vec<u8>)>,
+    actions: Vec<Action>,
+}
+
+const FOREIGN: &str = "{\n  \"id\": \"a/b\",\n  \"messages\": [\n    {\n      \"x\": 1.50\n    }\n  ],\n  \"state\": \"Active\"\n}";
+
+fn fixed() -> Vec<Workload> {
+    use Action::*;
+    let (h, id, engine) = (0, 0, 0);
+    let new = || New { h, engine, id };
+    let append = |size: usize| Append { h, sizes: vec![size] };
+    let workload = |name: &str, block: usize, actions: Vec<Action>| Workload {
+        name: name.to_string(),
+        options: Options { block, ..Options::default() },
+        ids: vec!["s".to_string()],
+        sync: true,
+        files: Vec::new(),
+        actions,
+    };
+    let turn = || {
+        vec![
+            new(), append(20), Save { h }, append(30), Step { h }, append(5), append(200), Set { h, key: "updated", size: 1 },
+            Step { h }, Tag { h }, Step { h }, Save { h }, append(9), Step { h }, append(1), Save { h },
+        ]
+    };
+    let mut all = vec![
+        workload("saves", 64, vec![new(), Save { h }, append(100), Save { h }, append(200), append(1), Save { h }, Close { engine }]),
+        workload("turn", 64, turn()),
+        workload("turn4k", 4096, {
+            let mut actions = turn();
+            actions.insert(3, append(9000));
+            actions.insert(6, append(13000));
+            actions
+        }),
+        workload("edits", 64, vec![
+            new(), Append { h, sizes: vec![10, 20, 30, 40] }, Set { h, key: "a", size: 5 }, Save { h },
+            Truncate { h, keep: 2 }, Step { h }, Replace { h, at: 0, size: 9 }, Unset { h, key: "a" }, Step { h },
+            Set { h, key: "a", size: 1 }, append(70), Step { h }, Truncate { h, keep: 0 }, Step { h }, Save { h },
+            append(3), Step { h }, Truncate { h, keep: 0 }, Save { h },
+        ]),
+        workload("delete", 64, vec![
+            new(), append(10), Save { h }, append(10), Step { h }, Delete { engine, id }, new(), append(5), Save { h },
+            append(5), Step { h }, Save { h }, Delete { engine, id }, Delete { engine, id }, new(), append(1), Step { h },
+        ]),
+        workload("handles", 64, vec![
+            new(), append(10), Save { h }, Load { h: 1, engine: 0, id }, Append { h: 1, sizes: vec![7] }, Step { h: 1 },
+            append(1), Save { h }, append(2), Step { h }, Load { h: 1, engine: 0, id }, Append { h: 1, sizes: vec![2] },
+            Save { h: 1 }, Load { h, engine, id }, append(4), Step { h },
+        ]),
+        workload("engines", 64, vec![
+            new(), append(10), Save { h }, append(8), Step { h }, Load { h: 1, engine: 1, id }, Append { h: 1, sizes: vec![7] },
+            Step { h: 1 }, Append { h: 1, sizes: vec![7] }, Save { h: 1 }, Load { h, engine, id }, append(1), Step { h },
+            append(1), Step { h }, Close { engine }, Load { h: 1, engine: 1, id }, Append { h: 1, sizes: vec![1] }, Step { h: 1 },
+            Load { h, engine, id }, append(5), Save { h }, append(5), Step { h },
+        ]),
+        workload("closes", 64, vec![
+            new(), append(10), Save { h }, append(8), Step { h }, Close { engine }, append(3), Step { h }, Release { h }, append(3),
+            Step { h }, Reopen { engine }, append(3), Step { h }, Save { h }, Close { engine }, append(3), Step { h }, Save { h },
+            Release { h }, append(4), Save { h },
+        ]),
+    ];
+    let mut foreign = workload("foreign", 64, vec![
+        Load { h, engine, id }, append(5), Step { h }, append(5), Step { h }, Save { h }, append(1), Save { h },
+    ]);
+    foreign.ids = vec!["a/b".to_string()];
+    foreign.files = vec![("a_b.json", FOREIGN.as_bytes().to_vec())];
+    all.push(foreign);
+    // The header alone is longer than a block.
+    let mut long = workload("long-id", 4096, vec![
+        new(), append(10), Save { h }, append(5000), Step { h }, append(20), Step { h }, Save { h }, append(9000), Step { h },
+        Delete { engine, id },
+    ]);
+    long.ids = vec!["né".repeat(2000)];
+    all.push(long);
+    let mut two = workload("two-sessions", 512, vec![
+        new(), append(600), Save { h }, New { h: 1, engine, id: 1 }, Append { h: 1, sizes: vec![700, 1] }, Save { h: 1 }, append(1),
+        Step { h }, Append { h: 1, sizes: vec![1] }, Step { h: 1 }, Delete { engine, id }, Save { h: 1 },
+    ]);
+    two.ids = vec!["s".to_string(), "t".to_string()];
+    all.push(two);
+    all
+}
+
+/// A workload that a seed makes up.
+fn random(seed: u64) -> Workload {
+    use Action::*;
+    let mut r = Random::new(seed);
+    let mut actions = vec![New { h: 0, engine: 0, id: 0 }];
+    let mut made = [true, false];
+    while actions.len() < 24 {
+        let h = if made[1] { r.below(2) } else { 0 };
+        let engine = r.below(2);
+        let size = [1, 30, 70, 300, 5000][r.below(5)];
+        actions.push(match r.below(16) {
+            0..=3 => Append { h, sizes: (0..=r.below(2)).map(|_| size).collect() },
+            4 => Truncate { h, keep: r.below(4) },
+            5 => Replace { h, at: r.below(4), size },
+            6 => Set { h, key: ["a", "b"][r.below(2)], size },
+            7 => Unset { h, key: ["a", "b"][r.below(2)] },
+            8..=10 => Step { h },
+            11..=12 => Save { h },
+            13 => {
+                made[1] = true;
+                Load { h: 1, engine, id: 0 }
+            }
+            14 => [Close { engine }, Reopen { engine }, Release { h }][r.below(3)].clone(),
+            _ if r.one_in(3) => Delete { engine, id: 0 },
+            _ => Load { h: 0, engine, id: 0 },
+        });
+        if r.one_in(2) {
+            actions.push(if r.one_in(3) { Save { h } } else { Step { h } });
+        }
+    }
+    let options = Options { block: [64, 512, 4096][r.below(3)], coarse: r.one_in(2), ..Options::default() };
+    let ids = vec!["s".to_string()];
+    Workload { name: format!("seed-{seed}"), options, ids, sync: true, files: Vec::new(), actions }
+}
+
+impl Workload {
+    fn world(&self) -> World {
+        let dir = FaultDir::new(self.options);
+        for (name, bytes) in &self.files {
+            dir.put(name, bytes);
+        }
+        let mut world = World::new(dir, &self.ids);
+        world.sync = self.sync;
+        if !self.files.is_empty() {
+            world.known[0].acknowledged = support::found(&world.dir.copy(), &self.ids[0]).unwrap();
+        }
+        world
+    }
+
+    fn run(&self, world: &mut World, mut after: impl FnMut(&World)) -> Result<(), Crashed> {
+        for action in &self.actions {
+            world.act(action)?;
+            after(world);
+        }
+        world.finish()
+    }
+
+    /// Files whose un-synced bytes can make a difference.
+    fn matters(name: &str) -> bool {
+        name.ends_with(".json") || name.ends_with(".journal")
+    }
+
+    fn case(&self, op: usize, fault: Fault, seed: u64, test: impl FnOnce(&mut World) -> usize) -> usize {
+        let only = std::env::var("PERDURE_CRASH_ONLY").ok();
+        if only.as_ref().is_some_and(|only| *only != format!("{}:{op}", self.name)) {
+            return 0;
+        }
+        let mut world = self.world();
+        world.dir.plan(op, fault);
+        let dir = world.dir.clone();
+        match catch_unwind(AssertUnwindSafe(|| test(&mut world))) {
+            Ok(states) => states,
+            Err(panic) => {
+                let call = dir.trace().get(op).map(|c| format!("{} {}", c.what, c.on));
+                eprintln!("workload {}, operation {op} ({call:?}), {fault:?}, seed {seed}", self.name);
+                eprintln!("replay: PERDURE_CRASH_ONLY={}:{op} cargo test -p perdure-core --test crash_matrix", self.name);
+                if only.is_some() {
+                    for (number, call) in dir.trace().iter().enumerate() {
+                        eprintln!("{number:4} {} {}{}", call.what, call.on, if number == op { "   <-- here" } else { "" });
+                    }
+                }
+                std::panic::resume_unwind(panic)
+            }
+        }
+    }
+
+    /// All images of a world in which everything stands still.
+    fn check(&self, world: &World, limit: usize, seed: u64) -> usize {
+        let mut random = Random::new(seed);
+        let images = world.dir.images(limit, seed, Self::matters);
+        for (number, image) in images.iter().enumerate() {
+            let before: Vec<_> = image.ls().into_iter().map(|n| (image.get(&n).map(|b| String::from_utf8_lossy(&b).into_owned()), n)).collect();
+            // Some first crash a second time while they go on.
+            if random.one_in(4) {
+                let mut second = World::after(image.copy(), &self.ids, world.known.clone());
+                second.dir.plan(random.below(60), Fault::Crash);
+                let mut actions = going_on(&mut random).into_iter();
+                while actions.next().is_some_and(|action| second.act(&action).is_ok()) {}
+                for image in second.dir.images(4, seed, Self::matters) {
+                    let checked = check_image(&image, &self.ids, &second.known, &mut random);
+                    checked.unwrap_or_else(|e| panic!("image {number} of {}, second crash: {e}\n{before:#?}", images.len()));
+                }
+            }
+            let checked = check_image(image, &self.ids, &world.known, &mut random);
+            checked.unwrap_or_else(|e| panic!("image {number} of {}: {e}\n{before:#?}", images.len()));
+        }
+        images.len()
+    }
+
+    /// Number of operations when nothing fails, and which of them change something.
+    fn operations(&self) -> Vec<bool> {
+        let mut world = self.world();
+        let done = catch_unwind(AssertUnwindSafe(|| self.run(&mut world, |_| ())));
+        assert!(matches!(done, Ok(Ok(()))), "workload {} does not even run without a fault: {:#?}", self.name, self.actions);
+        let left: Vec<_> = world.dir.ls().into_iter().filter(|n| !n.ends_with(".json")).collect();
+        assert!(left.is_empty(), "{}: a directory at rest holds {left:?}", self.name);
+        world.dir.trace().iter().map(|call| call.changes).collect()
+    }
+
+    fn crashes(&self, states: usize) -> usize {
+        let operations = self.operations();
+        let limit = (states / operations.iter().filter(|c| **c).count()).max(2);
+        let mut tried = 0;
+        for op in (0..operations.len()).filter(|op| operations[*op]) {
+            let seed = op as u64;
+            tried += self.case(op, Fault::Crash, seed, |world| {
+                world.watch = false; // up to here it is the run that operations() watched
+                assert_eq!(self.run(world, |_| ()), Err(Crashed));
+                self.check(world, limit, seed)
+            });
+        }
+        tried
+    }
+
+    fn failures(&self, states: usize) -> usize {
+        let operations = self.operations();
+        let mut faults: Vec<(usize, Fault, bool)> = Vec::new();
+        for (op, changes) in operations.iter().enumerate() {
+            faults.push((op, Fault::Fail(ErrorKind::Other), op % 2 == 0));
+            if *changes {
+                faults.push((op, Fault::Fail(ErrorKind::StorageFull), op % 2 == 1));
+                faults.push((op, Fault::FailAfter(ErrorKind::Other), false));
+                faults.push((op, Fault::FailAfter(ErrorKind::Interrupted), true));
+                faults.push((op, Fault::Partly(op as u64), false));
+                faults.push((op, Fault::Partly(op as u64 + 1), true));
+            }
+        }
+        let share = states as f64 / faults.len() as f64 / self.actions.len() as f64;
+        let mut random = Random::new(states as u64);
+        let mut tried = 0;
+        for (op, fault, retry) in faults {
+            let seed = random.number();
+            tried += self.case(op, fault, seed, |world| {
+                world.retry = retry;
+                let mut tried = 1;
+                let done = self.run(world, |world| {
+                    // A crash on top of the failure, at any later time.
+                    let limit = if share >= 1.0 { share as usize } else { usize::from(random.one_in((1.0 / share) as usize)) };
+                    if world.dir.fired() && limit > 0 {
+                        tried += self.check(world, limit, seed);
+                    }
+                });
+                assert_eq!(done, Ok(()));
+                assert!(world.dir.fired());
+                let left = |n: &&String| n.ends_with(".tmp");
+                assert_eq!(world.dir.ls().iter().find(left), None, "left behind");
+                world.dir.crash();
+                tried + self.check(world, 3, seed)
+            });
+        }
+        tried
+    }
+}
+
+fn states(default: usize) -> usize {
+    std::env::var("PERDURE_CRASH_STATES").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    0..states(400).isqrt() as u64 / 2
+}
+
+#[test]
+fn after_every_crash_the_old_or_the_new_state_is_there() {
+    let mut tried = 0;
+    for workload in fixed().into_iter().chain(seeds().map(random)) {
+        tried += workload.crashes(states(600));
+    }
+    println!("{tried} disks after a crash");
+}
+
+#[test]
+fn after_every_failure_one_can_go_on_and_nothing_is_lost() {
+    let mut tried = 0;
+    for workload in fixed().into_iter().chain(seeds().map(random)) {
+        tried += workload.failures(states(300));
+    }
+    println!("{tried} disks after a failure");
+}

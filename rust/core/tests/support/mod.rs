@@ -1,0 +1,367 @@
+//! A world of engines and handles on a failing disk, beside a plain model of what must be found there.
+
+#![allow(dead_code)] // every test binary uses a part of it
+
+use perdure_core::fs::fault::{FaultDir, Random};
+use perdure_core::{Base, Engine, Error, Head, SaveOptions, Session, SessionId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+
+/// What a session says, as plain values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    pub messages: Vec<String>,
+    pub head: Vec<(String, String)>,
+    pub tags: String,
+}
+
+pub fn state(session: &Session) -> State {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    State {
+        messages: session.log().iter_from(0).map(|m| text(&m)).collect(),
+        head: session.head().fields.iter().map(|(k, v)| (k.to_string(), text(v))).collect(),
+        tags: text(&session.head().tags),
+    }
+}
+
+pub fn id(text: &str) -> SessionId {
+    SessionId::new(text).unwrap()
+}
+
+pub fn engine(dir: &FaultDir) -> Engine {
+    Engine::on(Arc::new(dir.clone()))
+}
+
+/// What lies under an id, as an engine that knows nothing sees it.
+pub fn found(dir: &FaultDir, name: &str) -> Result<Option<State>, String> {
+    match engine(dir).load(&id(name)) {
+        Ok(Some(loaded)) => match loaded.warnings.iter().find(|w| w.contains("outside")) {
+            Some(warning) => Err(warning.clone()),
+            None => Ok(Some(state(&loaded.session))),
+        },
+        Ok(None) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// One thing that a program does. `h` is a handle: a session in memory, tied to an engine.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// A new session object; a loaded one if the id is stored.
+    New { h: usize, engine: usize, id: usize },
+    /// What is stored; a new one if nothing is.
+    Load { h: usize, engine: usize, id: usize },
+    Append { h: usize, sizes: Vec<usize> },
+    Truncate { h: usize, keep: usize },
+    Replace { h: usize, at: usize, size: usize },
+    Set { h: usize, key: &'static str, size: usize },
+    Unset { h: usize, key: &'static str },
+    Tag { h: usize },
+    Save { h: usize },
+    Step { h: usize },
+    Delete { engine: usize, id: usize },
+    Release { h: usize },
+    Close { engine: usize },
+    /// The engine is dropped and opened anew, as by another process.
+    Reopen { engine: usize },
+}
+
+pub struct Handle {
+    pub session: Session,
+    pub engine: usize,
+    pub id: usize,
+    version: u64,
+}
+
+/// What may be found under an id.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// Acknowledged last.
+    pub acknowledged: Option<State>,
+    /// Not acknowledged, but may have been carried out.
+    pub possible: Vec<Option<State>>,
+    version: u64,
+}
+
+impl Known {
+    pub fn allows(&self, found: &Option<State>) -> bool {
+        *found == self.acknowledged || self.possible.contains(found)
+    }
+
+    /// `new`: it is another state than before, of which other handles know nothing.
+    fn acknowledge(&mut self, state: Option<State>, new: bool) -> u64 {
+        self.acknowledged = state;
+        self.possible.clear();
+        self.version += u64::from(new);
+        self.version
+    }
+}
+
+pub struct World {
+    pub dir: FaultDir,
+    pub engines: Vec<Engine>,
+    pub handles: BTreeMap<usize, Handle>,
+    pub ids: Vec<String>,
+    pub known: Vec<Known>,
+    /// Save with `sync`.
+    pub sync: bool,
+    /// After a failure the program tries again at once.
+    pub retry: bool,
+    /// Looks at the disk after everything that succeeded, not only after failures.
+    pub watch: bool,
+    counter: usize,
+}
+
+/// Why a workload ended early.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Crashed;
+
+impl World {
+    pub fn new(dir: FaultDir, ids: &[String]) -> World {
+        let engines = (0..2).map(|_| engine(&dir)).collect();
+        let known = ids.iter().map(|_| Known::default()).collect();
+        let handles = BTreeMap::new();
+        World { dir, engines, handles, ids: ids.to_vec(), known, sync: true, retry: false, watch: true, counter: 0 }
+    }
+
+    /// A world on what a crash left.
+    pub fn after(image: FaultDir, ids: &[String], known: Vec<Known>) -> World {
+        World { known, counter: 500_000, ..World::new(image, ids) }
+    }
+
+    fn text(&mut self, size: usize) -> String {
+        self.counter += 1;
+        format!("{}{}", self.counter, "x".repeat(size))
+    }
+
+    fn fresh(&mut self, h: usize, engine: usize, name: usize) {
+        let mut head = Head::default();
+        head.set("created", format!("\"{}\"", self.text(0)).into());
+        let session = Session::new(id(&self.ids[name]), head);
+        self.handles.insert(h, Handle { session, engine, id: name, version: self.known[name].version });
+    }
+
+    fn load(&mut self, h: usize, engine: usize, name: usize) -> Result<bool, Crashed> {
+        let session_id = id(&self.ids[name]);
+        let loaded = match self.engines[engine].load(&session_id) {
+            Err(_) if self.dir.crashed() => return Err(Crashed),
+            Err(error) if self.dir.fired() => {
+                let again = self.engines[engine].load(&session_id);
+                again.unwrap_or_else(|again| panic!("load failed with {error}, then with {again}"))
+            }
+            loaded => loaded.unwrap_or_else(|error| panic!("load of {:?}: {error}", self.ids[name])),
+        };
+        let Some(loaded) = loaded else { return Ok(false) };
+        let (session, version) = (loaded.session, self.known[name].version);
+        self.handles.insert(h, Handle { session, engine, id: name, version });
+        Ok(true)
+    }
+
+    /// Does it; checks what every step of a program may rely on.
+    pub fn act(&mut self, action: &Action) -> Result<(), Crashed> {
+        match *action {
+            Action::New { h, engine, id } => {
+                if self.known[id].acknowledged.is_none() && found(&self.dir.copy(), &self.ids[id]) == Ok(None) {
+                    self.fresh(h, engine, id);
+                } else if !self.load(h, engine, id)? {
+                    self.fresh(h, engine, id);
+                }
+            }
+            Action::Load { h, engine, id } => {
+                if !self.load(h, engine, id)? {
+                    self.fresh(h, engine, id);
+                }
+            }
+            Action::Append { h, ref sizes } => {
+                let messages: Vec<String> =
+                    sizes.iter().map(|s| format!(r#"{{"role": "user", "content": "{}"}}"#, self.text(*s))).collect();
+                self.session(h).append(&messages);
+            }
+            Action::Truncate { h, keep } => self.session(h).truncate(keep),
+            Action::Replace { h, at, size } => {
+                let message = format!(r#"{{"replaced": "{}"}}"#, self.text(size));
+                if at < self.session(h).log().len() {
+                    self.session(h).replace(at, message.as_bytes());
+                }
+            }
+            Action::Set { h, key, size } => {
+                let value = format!("\"{}\"", self.text(size));
+                self.session(h).head_mut().set(key, value.into());
+            }
+            Action::Unset { h, key } => {
+                self.session(h).head_mut().remove(key);
+            }
+            Action::Tag { h } => {
+                let tags = format!("[\"{}\"]", self.text(3));
+                self.session(h).head_mut().tags = tags.into();
+            }
+            Action::Save { h } => self.save(h, false)?,
+            Action::Step { h } => self.save(h, true)?,
+            Action::Delete { engine, id } => self.delete(engine, id)?,
+            Action::Release { h } => {
+                let handle = &self.handles[&h];
+                self.engines[handle.engine].release(&handle.session);
+            }
+            Action::Close { engine } => self.engines[engine].close(),
+            Action::Reopen { engine: at } => {
+                self.engines[at].close();
+                self.engines[at] = engine(&self.dir);
+            }
+        }
+        if self.dir.crashed() {
+            return Err(Crashed);
+        }
+        Ok(())
+    }
+
+    fn session(&mut self, h: usize) -> &mut Session {
+        &mut self.handles.get_mut(&h).unwrap().session
+    }
+
+    fn live(&self, name: usize) -> Option<State> {
+        found(&self.dir.copy(), &self.ids[name]).unwrap_or_else(|e| panic!("live session {:?}: {e}", self.ids[name]))
+    }
+
+    fn save(&mut self, h: usize, step: bool) -> Result<(), Crashed> {
+        let options = SaveOptions { step, sync: self.sync, ..SaveOptions::default() };
+        let fired = self.dir.fired();
+        let handle = self.handles.get_mut(&h).unwrap();
+        let name = handle.id;
+        let known = &self.known[name];
+        let stale = handle.version != known.version;
+        let taken = matches!(handle.session.base(), Base::Absent) && handle.session.attempt().is_none();
+        let taken = taken && found(&self.dir.copy(), &self.ids[name]).unwrap_or_else(|e| panic!("{e}")).is_some();
+        if stale && handle.session.is_unchanged() {
+            return Ok(()); // nothing would be written, and nothing is looked at
+        }
+        let written = handle.session.clone();
+        let new = !written.is_unchanged() || written.attempt().is_some();
+        let now = state(&written);
+        match self.engines[handle.engine].save(&written, &options) {
+            Ok(receipt) => {
+                assert!(!stale && !taken, "a save went through that overwrites what its handle has not seen");
+                assert_eq!(receipt.saved.count, now.messages.len());
+                handle.session.settle(&written, receipt.saved);
+                let unsynced = (step && !self.sync).then(|| {
+                    known.possible.iter().cloned().chain([known.acknowledged.clone()]).collect::<Vec<_>>()
+                });
+                handle.version = self.known[name].acknowledge(Some(now.clone()), new);
+                self.known[name].possible.extend(unsynced.unwrap_or_default());
+                if self.watch {
+                    assert_eq!(self.live(name), Some(now), "acknowledged, but not what is there");
+                }
+                Ok(())
+            }
+            Err(failed) => {
+                if self.dir.crashed() {
+                    self.known[name].possible.push(Some(now));
+                    return Err(Crashed);
+                }
+                let conflict = matches!(failed.error, Error::Conflict { .. } | Error::Exists { .. });
+                if (stale || taken) && conflict {
+                    self.load(h, self.handles[&h].engine, name)?;
+                    return Ok(());
+                }
+                let injected = matches!(failed.error, Error::Io { .. }) && self.dir.fired() && !fired;
+                assert!(injected, "save failed with {}", failed.error);
+                self.known[name].possible.push(Some(now));
+                if let Some(attempt) = failed.attempt {
+                    self.session(h).set_attempt(attempt);
+                }
+                self.after_failure(name);
+                if self.retry {
+                    return self.save(h, step);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn delete(&mut self, engine: usize, name: usize) -> Result<(), Crashed> {
+        let fired = self.dir.fired();
+        let session_id = id(&self.ids[name]);
+        match self.engines[engine].delete(&session_id, &SaveOptions::default()) {
+            Ok(there) => {
+                if self.known[name].possible.is_empty() {
+                    assert_eq!(there, self.known[name].acknowledged.is_some());
+                }
+                self.known[name].acknowledge(None, there);
+                if self.watch {
+                    assert_eq!(self.live(name), None);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.known[name].possible.push(None);
+                if self.dir.crashed() {
+                    return Err(Crashed);
+                }
+                assert!(self.dir.fired() && !fired, "delete failed with {error}");
+                self.after_failure(name);
+                self.delete(engine, name)
+            }
+        }
+    }
+
+    /// A call failed: nothing is lost, mixed or left behind.
+    fn after_failure(&self, name: usize) {
+        let live = self.live(name);
+        assert!(self.known[name].allows(&live), "after a failure there is {live:?}, known is {:?}", self.known[name]);
+        let left: Vec<_> = self.dir.ls().into_iter().filter(|n| n.ends_with(".tmp")).collect();
+        assert!(left.is_empty(), "left behind: {left:?}");
+    }
+
+    /// The program ends: every handle that is not stale saves what it has.
+    pub fn finish(&mut self) -> Result<(), Crashed> {
+        for h in self.handles.keys().copied().collect::<Vec<_>>() {
+            if self.handles[&h].version == self.known[self.handles[&h].id].version {
+                self.save(h, false)?;
+            }
+        }
+        for engine in 0..self.engines.len() {
+            self.act(&Action::Close { engine })?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks a disk that a crash left: what is found is allowed, and one can go on from there. Gives what was found.
+pub fn check_image(image: &FaultDir, ids: &[String], known: &[Known], random: &mut Random) -> Result<(), String> {
+    for (name, known) in ids.iter().zip(known) {
+        let there = found(image, name)?;
+        if !known.allows(&there) {
+            return Err(format!("{name:?}: found {there:?}, known is {known:?}"));
+        }
+        let after = Known { acknowledged: there, ..Known::default() };
+        let mut world = World::after(image.clone(), std::slice::from_ref(name), vec![after]);
+        let actions = going_on(random);
+        for action in &actions {
+            world.act(action).map_err(|_| "crashed without a crash".to_string())?;
+        }
+        world.act(&Action::Close { engine: 0 }).map_err(|_| "crashed without a crash".to_string())?;
+        let stem = id(name).stem();
+        let left = |n: &&String| {
+            let empty_journal = **n == format!("{stem}.journal") && image.get(n).is_some_and(|bytes| bytes.is_empty());
+            empty_journal || **n == format!("{stem}.lock")
+        };
+        if let Some(left) = image.ls().iter().find(left) {
+            return Err(format!("{left} is left after close()"));
+        }
+    }
+    Ok(())
+}
+
+/// What a program may do first when it finds a session after a crash.
+pub fn going_on(random: &mut Random) -> Vec<Action> {
+    let h = 0;
+    let mut actions = vec![Action::Load { h, engine: 0, id: 0 }];
+    for _ in 0..2 {
+        actions.push(Action::Append { h, sizes: vec![random.below(100)] });
+        actions.push(if random.one_in(2) { Action::Save { h } } else { Action::Step { h } });
+    }
+    if random.one_in(3) {
+        actions.push(Action::Delete { engine: 0, id: 0 });
+    }
+    actions
+}
