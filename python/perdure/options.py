@@ -326,6 +326,8 @@ def check_session_id(session_id: object) -> str:
         raise InvalidSessionIdError(f"a session id has at most {_LONGEST_ID} characters, not {len(session_id)}")
     if "\0" in session_id:
         raise InvalidSessionIdError("a session id must not hold a NUL character")
+    if any("\ud800" <= character <= "\udfff" for character in session_id):
+        raise InvalidSessionIdError("a session id must not hold a lone surrogate")
     return session_id
 
 

@@ -25,9 +25,7 @@ def text(role: str, content: str) -> dict[str, Any]:
     return {"role": role, "content": [{"type": "text", "text": content}]}
 
 
-def snapshot_bytes(
-    id: str = "s", revision: int = 7, messages: int = 2, crc: bool = True, **head: Any
-) -> bytes:
+def snapshot_bytes(id: str = "s", revision: int = 7, messages: int = 2, crc: bool = True, **head: Any) -> bytes:
     """A snapshot, put together line by line."""
     lines = [json.dumps(text("user", f"message {at}")) for at in range(messages)]
     block = '  "messages": [' + "".join(f"\n    {line}," for line in lines)[:-1] + ("\n  ]" if lines else "]")

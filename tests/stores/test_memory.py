@@ -6,9 +6,9 @@ import threading
 from typing import Any
 
 import pytest
-from perdure._core import SessionData
 from plain_helpers import text
 
+from perdure._core import SessionData
 from perdure.errors import InvalidSessionIdError, SessionConflictError, SessionExistsError
 from perdure.stores.memory import MemorySessionStore
 from perdure.stores.protocol import (
@@ -166,9 +166,7 @@ def test_sizes_after_a_rewind(store: MemorySessionStore) -> None:
 
 def test_search(store: MemorySessionStore) -> None:
     data = make("s", "The quick brown fox", "lazy " * 50 + "dog")
-    data.append(
-        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "Fox hole"}]}
-    )
+    data.append({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "Fox hole"}]})
     store.save(data)
     store.save(make("t", "no animals"))
     assert [(hit.session_id, hit.index) for hit in store.search("FOX")] == [("s", 0), ("s", 2)]

@@ -169,10 +169,11 @@ def test_the_directory_is_a_file(tmp_path: Path) -> None:
 
 def test_case_only_twins_are_refused_naming_both(store: PythonFileSessionStore, tmp_path: Path) -> None:
     store.save_dict(new_session_dict("Foo"))
+    # What a file system that takes small letters and capitals for the same shows under the other name.
+    (tmp_path / "Foo.json").rename(tmp_path / "foo.json")
     with pytest.raises(SessionExistsError, match=r"(?s)'foo'.*'Foo'"):
         store.save_dict(new_session_dict("foo"))
-    assert [p.name for p in tmp_path.iterdir()] == ["Foo.json"]
-    store.save_dict(load(store, "Foo"))
+    assert [p.name for p in tmp_path.iterdir()] == ["foo.json"]
 
 
 # --- changed outside
@@ -218,13 +219,29 @@ def test_a_reformatted_file_loads_with_a_warning(
     assert load(store)["perdure"]["revision"] == 8
 
 
+def test_outside_changes_of_files_without_a_crc_show_too(
+    store: PythonFileSessionStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "s.json"
+    plain = snapshot_bytes(crc=False)
+    changes = {
+        "it has 3 messages, its head says 2": plain.replace(b"[\n", b'[\n    {"role": "user"},\n'),
+        "laid out in another way": plain.replace(b'"messages": [', b'"messages":  ['),
+    }
+    for expected, content in changes.items():
+        file.write_bytes(content)
+        load(store)
+        assert expected in caplog.records.pop().getMessage()
+    file.write_bytes(plain)
+    load(store)
+    assert caplog.records == []
+
+
 # --- A3S Code's files
 
 
 @pytest.mark.parametrize("name", ["plain", "tools"])
-def test_a3s_files_load_with_nothing_lost_and_save(
-    store: PythonFileSessionStore, tmp_path: Path, name: str
-) -> None:
+def test_a3s_files_load_with_nothing_lost_and_save(store: PythonFileSessionStore, tmp_path: Path, name: str) -> None:
     shutil.copy(A3S / f"{name}.json", tmp_path)
     want = json.loads((A3S / f"{name}.json").read_bytes())
     session = load(store, name)
@@ -285,9 +302,7 @@ def test_a_slash_beside_an_underscore(store: PythonFileSessionStore, tmp_path: P
 
 
 @pytest.mark.parametrize("padding", [True, False])
-def test_a3s_later_layout_is_pointed_to_import(
-    store: PythonFileSessionStore, tmp_path: Path, padding: bool
-) -> None:
+def test_a3s_later_layout_is_pointed_to_import(store: PythonFileSessionStore, tmp_path: Path, padding: bool) -> None:
     code = base64.urlsafe_b64encode(b"later").decode()
     assert code.endswith("=")
     file = tmp_path / "v1" / "sessions" / f"id_{code if padding else code.rstrip('=')}.json"
@@ -340,9 +355,7 @@ def test_infos_reads_no_messages(store: PythonFileSessionStore, tmp_path: Path) 
         store.load_dict("s")
 
 
-@pytest.mark.parametrize(
-    "cursor", ["", "x", "é", "bm9uc2Vuc2U=", base64.urlsafe_b64encode(b'["a", 1]').decode()]
-)
+@pytest.mark.parametrize("cursor", ["", "x", "é", "bm9uc2Vuc2U=", base64.urlsafe_b64encode(b'["a", 1]').decode()])
 def test_foreign_cursors(store: PythonFileSessionStore, cursor: str) -> None:
     with pytest.raises(ValueError, match="cursor"):
         store.infos(5, cursor)

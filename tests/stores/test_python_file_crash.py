@@ -282,10 +282,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     mounted = shutil.which("mount") and os.geteuid() == 0
-    if (
-        not mounted
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", tmp_path]).returncode
-    ):
+    if not mounted or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", tmp_path]).returncode:
         pytest.skip("needs the right to mount a small file system")
     yield tmp_path
     subprocess.run(["umount", "-l", tmp_path], check=True)

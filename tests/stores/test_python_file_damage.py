@@ -101,9 +101,7 @@ def test_steps_of_a_journal_one_by_one(store: PythonFileSessionStore, tmp_path: 
     ]
 
 
-@pytest.mark.parametrize(
-    "filler", [b"", b"\0", b"\0" * 600, b"\0" * 20 + b"\n"], ids=["cut", "nul", "nuls", "line"]
-)
+@pytest.mark.parametrize("filler", [b"", b"\0", b"\0" * 600, b"\0" * 20 + b"\n"], ids=["cut", "nul", "nuls", "line"])
 def test_a_journal_torn_at_every_byte(
     store: PythonFileSessionStore, tmp_path: Path, filler: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -134,10 +132,23 @@ def test_a_torn_tail_is_reported_and_put_aside_by_the_next_save(
     assert load(store) == session
 
 
+def test_a_torn_tail_is_put_aside_by_a_delete_too(store: PythonFileSessionStore, tmp_path: Path) -> None:
+    put(tmp_path, journal=JOURNAL[:-1])
+    assert store.delete("s")
+    ((name, content),) = tree(tmp_path).items()
+    assert name.startswith("s.journal.torn-")
+    assert JOURNAL.endswith(content + b"\n")
+
+
+def test_a_fold_by_somebody_else_is_no_conflict(store: PythonFileSessionStore, tmp_path: Path) -> None:
+    put(tmp_path)
+    session = load(store)
+    put(tmp_path, snapshot=snapshot_bytes(revision=10, messages=2), journal=b"")
+    assert store.save_dict(session).revision == 11
+
+
 @pytest.mark.parametrize("first", [JOURNAL[:30], b"\0" * 50, b"\0" * 50 + b"\n", b""])
-def test_a_journal_whose_header_is_torn_is_empty(
-    store: PythonFileSessionStore, tmp_path: Path, first: bytes
-) -> None:
+def test_a_journal_whose_header_is_torn_is_empty(store: PythonFileSessionStore, tmp_path: Path, first: bytes) -> None:
     put(tmp_path, snapshot=None, journal=first)
     assert store.load_dict("s") is None
     assert not store.exists("s")
@@ -179,9 +190,7 @@ BAD_JOURNALS = {
 
 
 @pytest.mark.parametrize("name", BAD_JOURNALS)
-def test_bad_journals_are_corrupt_and_left_alone(
-    store: PythonFileSessionStore, tmp_path: Path, name: str
-) -> None:
+def test_bad_journals_are_corrupt_and_left_alone(store: PythonFileSessionStore, tmp_path: Path, name: str) -> None:
     put(tmp_path, journal=None)
     session = load(store)
     put(tmp_path, journal=BAD_JOURNALS[name])
@@ -198,9 +207,7 @@ def test_bad_journals_are_corrupt_and_left_alone(
     assert store.list() == ["s"]
 
 
-def test_a_journal_without_a_snapshot_is_corrupt_not_missing(
-    store: PythonFileSessionStore, tmp_path: Path
-) -> None:
+def test_a_journal_without_a_snapshot_is_corrupt_not_missing(store: PythonFileSessionStore, tmp_path: Path) -> None:
     put(tmp_path, snapshot=None)
     for call in (store.load_dict, store.exists, store.delete):
         with pytest.raises(SessionCorruptError, match=r"s\.journal.*s\.json"):
@@ -332,9 +339,7 @@ def test_damage_in_the_messages_alone(store: PythonFileSessionStore, tmp_path: P
     assert tree(tmp_path) == before
 
 
-def test_a_file_truncated_at_every_byte_is_never_taken_for_whole(
-    store: PythonFileSessionStore, tmp_path: Path
-) -> None:
+def test_a_file_truncated_at_every_byte_is_never_taken_for_whole(store: PythonFileSessionStore, tmp_path: Path) -> None:
     file = tmp_path / "s.json"
     file.write_bytes(SNAPSHOT)
     session = load(store)

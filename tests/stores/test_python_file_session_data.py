@@ -244,9 +244,7 @@ bodies = st.lists(
 
 @given(bodies, values)
 @settings(max_examples=150, deadline=None)
-def test_both_write_the_same_bytes(
-    tmp_path_factory: pytest.TempPathFactory, messages: list[Any], extra: Any
-) -> None:
+def test_both_write_the_same_bytes(tmp_path_factory: pytest.TempPathFactory, messages: list[Any], extra: Any) -> None:
     plain_dir, core_dir = tmp_path_factory.mktemp("plain"), tmp_path_factory.mktemp("core")
     data = SessionData("s")
     data.set("extra", extra)

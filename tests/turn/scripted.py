@@ -143,11 +143,7 @@ class ScriptedServer:
         with self._lock:
             self.requests.append(request)
             self.asked.set()
-            return (
-                self._scripts.popleft()
-                if self._scripts
-                else failure(418, '{"error": {"message": "no script"}}')
-            )
+            return self._scripts.popleft() if self._scripts else failure(418, '{"error": {"message": "no script"}}')
 
     @property
     def left(self) -> int:

@@ -302,6 +302,13 @@ def test_sending_drops_empty_replies_and_joins_the_prompts_around_them() -> None
     assert part.content == "hi\n\nso?"
 
 
+def test_sending_drops_empty_prompts() -> None:
+    empty = _user({"type": "text", "text": ""})
+    sent = for_sending(to_model_messages([empty, {"role": "assistant", "content": "ok"}, empty, _user(HI)]))
+    assert [message.kind for message in sent] == ["response", "request"]
+    assert sent[1].parts[0].content == "hi"
+
+
 def test_sending_fills_empty_results_and_joins_texts() -> None:
     two = {**_result("b"), "content": [HI, {"type": "text", "text": "there"}]}
     history = [_user(HI), _calls("a", "b"), _user({**_result("a"), "content": ""}), _user(two)]
@@ -331,6 +338,7 @@ def test_sending_mends_lone_surrogates_and_leaves_the_history_alone() -> None:
         ("", {}),
         (None, {}),
         ({"a": 1}, {"a": 1}),
+        ({"a": [float("nan"), float("inf"), 0.5]}, {"a": ["nan", "inf", 0.5]}),
         ('{"n": 1' + "0" * 300 + "}", {"n": 10**300}),
         ('{"a": ', {"INVALID_JSON": '{"a": '}),
         ("[1]", {"INVALID_JSON": "[1]"}),
@@ -351,9 +359,7 @@ def test_two_calls_with_one_id_get_two() -> None:
 
 
 def test_usage_is_left_out_when_nobody_told_it() -> None:
-    told = response_to_message(
-        ModelResponse([TextPart("x")], usage=RequestUsage(input_tokens=3, output_tokens=4))
-    )
+    told = response_to_message(ModelResponse([TextPart("x")], usage=RequestUsage(input_tokens=3, output_tokens=4)))
     assert (usage_of(told).prompt_tokens, usage_of(told).total_tokens) == (3, 7)
     assert usage_of(told).cache_read_tokens is None
     untold = response_to_message(ModelResponse([TextPart("x")], usage=RequestUsage(unmeasured_requests=1)))
@@ -381,9 +387,7 @@ def test_prompts() -> None:
 
 def test_tool_results() -> None:
     message = tool_result_message("c", [HI, IMAGE], is_error=True)
-    assert message["content"] == [
-        {"type": "tool_result", "tool_use_id": "c", "content": [HI, IMAGE], "is_error": True}
-    ]
+    assert message["content"] == [{"type": "tool_result", "tool_use_id": "c", "content": [HI, IMAGE], "is_error": True}]
     assert to_model_messages([_calls("c"), message])[1].parts[0].outcome == "failed"
 
 
@@ -396,9 +400,7 @@ def test_a_foreign_history_is_taken_over() -> None:
             ]
         ),
         ModelResponse([TextPart("ok"), ToolCallPart("ls", '{"p": 1}', "a"), ToolCallPart("ls", None, "b")]),
-        ModelRequest(
-            [ToolReturnPart("ls", {"n": 1}, "a"), ToolReturnPart("ls", "no", "b", outcome="failed")]
-        ),
+        ModelRequest([ToolReturnPart("ls", {"n": 1}, "a"), ToolReturnPart("ls", "no", "b", outcome="failed")]),
         ModelResponse([TextPart("done")], model_name="m"),
     ]
     messages = from_model_messages(foreign)

@@ -131,9 +131,7 @@ async def test_tokens_read_from_the_cache_are_counted(server: ScriptedServer, pr
 
 
 @BOTH
-async def test_each_step_is_recorded_before_the_next_one_starts(
-    server: ScriptedServer, provider: str
-) -> None:
+async def test_each_step_is_recorded_before_the_next_one_starts(server: ScriptedServer, provider: str) -> None:
     calls = [Call("a", "ls", {"path": "é" * 9}), Call("b", "ls", {"fail": True})]
     server.enqueue(reply("Look", calls=calls, interleaved=True), reply("Done"))
     async with session(server, provider) as chat:
@@ -176,9 +174,7 @@ async def test_the_second_request_carries_calls_and_results_in_order_openai(serv
 
 
 async def test_thinking_and_results_go_back_to_anthropic(server: ScriptedServer) -> None:
-    server.enqueue(
-        reply(thinking="hm", signature="SIG", redacted="RED", calls=[Call("a", "ls")]), reply("Done")
-    )
+    server.enqueue(reply(thinking="hm", signature="SIG", redacted="RED", calls=[Call("a", "ls")]), reply("Done"))
     async with session(server, "anthropic") as chat:
         await chat.run(system_prompt="Be brief")
     body = server.requests[1].body
@@ -277,9 +273,7 @@ async def test_a_history_that_cannot_be_sent_is_refused_at_once(
 
 
 @BOTH
-async def test_an_empty_reply_is_recorded_and_left_out_when_sending(
-    server: ScriptedServer, provider: str
-) -> None:
+async def test_an_empty_reply_is_recorded_and_left_out_when_sending(server: ScriptedServer, provider: str) -> None:
     server.enqueue(reply(), reply("Now"))
     async with session(server, provider) as chat:
         assert await chat.run() == ""
@@ -295,9 +289,7 @@ async def test_an_empty_reply_is_recorded_and_left_out_when_sending(
 async def test_a_session_without_tools_answers_calls_all_the_same(server: ScriptedServer) -> None:
     server.enqueue(reply(calls=[Call("a", "ls")]), reply("Done"))
     async with session(server) as chat:
-        events = [
-            event async for event in run_turn(model=chat.model, history=chat.history[:], record=chat.record)
-        ]
+        events = [event async for event in run_turn(model=chat.model, history=chat.history[:], record=chat.record)]
     assert "tools" not in server.requests[0].body
     assert events[1].type == "tool_end" and events[1].is_error is True
 

@@ -125,9 +125,7 @@ async def test_nobody_listens(provider: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://user:{KEY}@127.0.0.1:{free.getsockname()[1]}/v1?key={KEY}"
-    with pytest.raises(
-        ModelError, match=r"cannot connect to the server at http://127\.0\.0\.1:\d+/v1\. "
-    ) as caught:
+    with pytest.raises(ModelError, match=r"cannot connect to the server at http://127\.0\.0\.1:\d+/v1\. ") as caught:
         await ask_once(resolved(provider, url))
     assert leaks(caught.value) == []
 
@@ -182,9 +180,7 @@ async def test_a_model_without_tools_is_not_told_of_any(server: ScriptedServer) 
     assert "tools" in server.requests[0].body and "tools" not in server.requests[1].body
 
 
-async def test_a_local_server_that_runs_elsewhere(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_local_server_that_runs_elsewhere(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     server.enqueue(reply("hi", model="/models/of/this/machine.gguf"))

@@ -6,7 +6,7 @@ No file is touched here. Nothing of the Rust core is used: this is what the core
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,19 +94,22 @@ def build_snapshot(session: Mapping[str, Any], lineage: str, revision: int, know
     return Built(pj.to_bytes(head) + block + b"\n}\n", perdure, new_bytes)
 
 
-def first_prompt(messages: Any) -> str | None:
-    """The text of the first user message, at most 200 code points. None: there is none, or no text in it."""
-    for message in messages:
-        if message.get("role") != "user":
-            continue
-        content = message.get("content")
-        if isinstance(content, str):
-            return content[:200]
-        for block in content if isinstance(content, (list, tuple)) else ():
-            if isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str):
-                text: str = block["text"]
-                return text[:200]
-        return None
+def first_prompt(messages: Sequence[Any]) -> str | None:
+    """The text of the first user message that has any, at most 200 code points. None: not in the first 16 messages."""
+    for message in messages[:16]:
+        text = _prompt_text(message.get("content")) if message.get("role") == "user" else None
+        if text is not None:
+            return text[:200]
+    return None
+
+
+def _prompt_text(content: Any) -> str | None:
+    if isinstance(content, str):
+        return content
+    for block in content if isinstance(content, (list, tuple)) else ():
+        if isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str):
+            text: str = block["text"]
+            return text
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import unicodedata
 
 from perdure.errors import InvalidSessionIdError
 
@@ -14,7 +15,6 @@ _CUT_STEM = 140
 
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 _RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])", re.IGNORECASE)
-_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _ESCAPE = re.compile(rb"%([0-9A-F]{2})")
 
 
@@ -30,11 +30,8 @@ def check_id(session_id: object) -> str:
         )
     if "\0" in session_id:
         raise InvalidSessionIdError(f"a session id holds no NUL character, {show_id(session_id)} does")
-    if _PAIR.search(session_id):
-        # JSON spells the two halves like the character: the id would come back as another one.
-        raise InvalidSessionIdError(
-            f"a session id holds no character as two surrogate halves, {show_id(session_id)} does"
-        )
+    if any("\ud800" <= character <= "\udfff" for character in session_id):
+        raise InvalidSessionIdError(f"a session id holds no lone surrogate, {show_id(session_id)} does")
     return session_id
 
 
@@ -47,7 +44,7 @@ def show_id(session_id: str) -> str:
 
 def stem_of(session_id: str) -> str:
     """The name of the session's files, without an ending. One-to-one: no two ids have the same."""
-    raw = session_id.encode("utf-8", "surrogatepass")
+    raw = session_id.encode()
     stem = "".join(
         chr(byte) if byte in _PLAIN and not (byte == 0x2E and at == 0) else f"%{byte:02X}"
         for at, byte in enumerate(raw)
@@ -71,7 +68,7 @@ def id_of(stem: str) -> str | None:
         return None
     raw = _ESCAPE.sub(lambda m: bytes([int(m[1], 16)]), stem.encode())
     try:
-        session_id = raw.decode("utf-8", "surrogatepass")
+        session_id = raw.decode()
     except UnicodeDecodeError:
         return None
     return session_id if session_id and stem_of(session_id) == stem else None
@@ -80,11 +77,9 @@ def id_of(stem: str) -> str | None:
 def a3s_stem_of(session_id: str) -> str | None:
     """The name that A3S Code gave the session's file, or None if that is no plain file name."""
     stem = session_id.replace("/", "_").replace("\\", "_")
-    try:
-        size = len(stem.encode("utf-8")) + len(".json")
-    except UnicodeEncodeError:
-        return None
-    return stem if size <= 255 and "\0" not in stem else None
+    controls = any(unicodedata.category(character) == "Cc" for character in stem)
+    # Longer, and there is no room left for the endings of the files beside it.
+    return None if stem.startswith(".") or controls or len(stem.encode()) > 200 else stem
 
 
 def candidate_stems(session_id: str) -> list[str]:
@@ -95,5 +90,5 @@ def candidate_stems(session_id: str) -> list[str]:
 
 def a3s_v1_names(session_id: str) -> list[str]:
     """Paths, below the directory, at which A3S Code's later layout keeps the session."""
-    code = base64.urlsafe_b64encode(session_id.encode("utf-8", "surrogatepass")).decode()
+    code = base64.urlsafe_b64encode(session_id.encode()).decode()
     return [f"v1/sessions/id_{c}.json" for c in dict.fromkeys((code.rstrip("="), code)) if len(c) <= 247]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from perdure._core import FileSessionStore
 from perdure.errors import ConfigError
@@ -13,6 +13,7 @@ from perdure.stores.client import StoreClient
 from perdure.stores.memory import MemorySessionStore
 
 if TYPE_CHECKING:
+    from perdure.config import AgentConfig
     from perdure.options import ResolvedOptions
     from perdure.secrets import SecretMasker
 
@@ -20,9 +21,14 @@ __all__ = ["open_store"]
 
 
 def open_store(
-    options: ResolvedOptions, workspace: Path, *, memory: MemorySessionStore, masker: SecretMasker
+    options: ResolvedOptions,
+    workspace: Path,
+    *,
+    memory: MemorySessionStore,
+    masker: SecretMasker,
+    config: AgentConfig | None = None,
 ) -> StoreClient | None:
-    """The store that the options name, or None if they name none.
+    """The store that the options name, or None if they name none. `config`: where its URL may have come from.
 
     Raises `ConfigError` for an unknown URL, `StoreError` for a directory that cannot be opened.
     """
@@ -39,6 +45,12 @@ def open_store(
         )
         return client(store, owned=True)
 
+    def refuse(what: str) -> NoReturn:
+        # A URL may hold a password: nothing of it but its scheme is shown.
+        if config is not None and store == config.storage_url:
+            raise ConfigError(f"storage_url: {what}", path=config.path, option="storage_url")
+        raise ConfigError(f"session_store: {what}", option="session_store")
+
     if options.file_session_store is not None:
         return directory(options.file_session_store)
     store = options.session_store
@@ -46,14 +58,22 @@ def open_store(
         return None
     if not isinstance(store, str):
         return client(store, owned=False)
-    url = urlsplit(store)
+    try:
+        url = urlsplit(store)
+    except ValueError:
+        refuse("this is not a URL")
     if url.scheme == "memory":
         # One for all sessions of the agent: one that dies with its session could not be resumed.
         return client(memory, owned=False)
-    if url.scheme == "file" and url.netloc in ("", "localhost"):
+    if url.scheme == "file":
+        if not _is_plain(url):
+            refuse("a file URL is file:///path, without host, query and fragment (%3F and %23 stand for ? and #)")
         return directory(unquote(url.path))
-    raise ConfigError(
-        f"session_store: there is no store for {url.scheme or 'this'}:// URLs in this version; "
-        "there are file:///path and memory://, or pass a store object",
-        option="session_store",
+    return refuse(
+        f"there is no store for {url.scheme or 'this'}:// URLs in this version; there are file:///path and memory://, "
+        "or pass a store object"
     )
+
+
+def _is_plain(url: SplitResult) -> bool:
+    return url.netloc in ("", "localhost") and bool(url.path.strip("/")) and not url.query and not url.fragment

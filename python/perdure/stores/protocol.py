@@ -18,8 +18,8 @@ The rules. A store that breaks one of them loses sessions; `perdure.testing` che
 4.  Absence. `load` returns None, `exists` False and `delete` False for a session that is not there. None of
     the three raises for that reason, and a failure to look is raised, not turned into "not there".
 5.  Deletion. After `delete` returned True the session is gone for good: a crash does not bring it back.
-6.  Ids. Ids are strings of 1 to 4,096 characters without NUL, otherwise free: `a/b`, `..`, emoji and lone
-    surrogates are ids, two ids that differ are two sessions (or a `SessionExistsError`, never one session).
+6.  Ids. Ids are strings of 1 to 4,096 characters without NUL and lone surrogates, otherwise free: `a/b`, `..` and
+    emoji are ids, two ids that differ are two sessions (or a `SessionExistsError`, never one session).
 7.  Compare-and-swap. A store with `revisions = True` compares: what is stored must be the base of the data or
     delta (lineage and revision), else it raises `SessionConflictError(expected, found)`, with `found=None` if
     nothing is stored; a fresh session where one is stored raises `SessionExistsError`. Comparing and writing

@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 
 from perdure.errors import (
     SessionConflictError,
+    SessionCorruptError,
     SessionExistsError,
     StoreError,
 )
@@ -303,18 +304,19 @@ class PythonFileSessionStore:
         )
 
     def _refuse_twin(self, id: str, stem: str) -> None:
-        """A directory may be moved to a file system that takes small letters and capitals for the same."""
-        for other in self._files.stems():
-            if other.lower() != stem.lower():
-                continue
-            stored = self._files.listed(other)
-            holder = f"session {show_id(stored.session['id'])}" if stored else "something else"
-            raise SessionExistsError(
-                f"session {show_id(id)} cannot be created: its file {stem}.json has the name of "
-                f"{self._files.path(other, '.json')}, which holds {holder}, or differs from it only in case; "
-                "take another id",
-                session_id=id,
-            )
+        """Its file name may be taken: by A3S Code, or where small letters and capitals are the same to the file system."""
+        path = self._files.path(stem, ".json")
+        if not os.path.lexists(path):
+            return
+        try:
+            stored = self._files.read(stem)
+        except SessionCorruptError:
+            stored = None
+        holder = f"session {show_id(stored.session['id'])}" if stored else "something else"
+        raise SessionExistsError(
+            f"session {show_id(id)} cannot be created: its file {path} holds {holder}; take another id",
+            session_id=id,
+        )
 
     def _commit(
         self,

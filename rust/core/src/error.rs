@@ -42,7 +42,7 @@ pub enum Error {
     InvalidId(String),
     /// Not a cursor that a listing gave.
     BadCursor(String),
-    /// A session is stored under this id, or under `twin`, whose file name differs only in case.
+    /// A session is stored under this id, or under `twin`, whose file has the name that it needs.
     Exists {
         /// The id asked for.
         id: String,
@@ -112,8 +112,8 @@ impl fmt::Display for Error {
             }
             Error::Exists { id, twin: Some(twin) } => write!(
                 f,
-                "session {id:?} cannot be stored beside {twin:?}: their file names differ only in case, \
-                 which not every file system keeps apart; choose another id"
+                "session {id:?} cannot be stored: session {twin:?} has the file name that it needs (file names may \
+                 differ only in case, or the file is A3S Code's); choose another id"
             ),
             Error::Conflict { id, expected, found: None, .. } => write!(
                 f,

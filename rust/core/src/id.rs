@@ -72,7 +72,8 @@ impl SessionId {
     /// The stem that A3S Code uses, where it differs from ours and is a plain file name.
     pub fn a3s_stem(&self) -> Option<String> {
         let stem = self.0.replace(['/', '\\'], "_");
-        let plain = !stem.starts_with('.') && stem.len() <= 250 && !stem.chars().any(char::is_control);
+        // Longer, and there is no room left for the endings of the files beside it.
+        let plain = !stem.starts_with('.') && stem.len() <= 200 && !stem.chars().any(char::is_control);
         (plain && stem != self.stem()).then_some(stem)
     }
 }

@@ -94,6 +94,12 @@ impl Engine {
 
     /// What a listing says of one file; None if it is not a session, or a deleted one.
     fn info(&self, stem: &str, changed_ns: i128, bytes: u64) -> Result<Option<Info>> {
+        let info = self.read_info(stem, changed_ns, bytes)?;
+        // Under a name that is not its own nobody would find it; `check` tells of it.
+        Ok(info.filter(|info| Names::new(stem.to_string()).fits(&info.id)))
+    }
+
+    fn read_info(&self, stem: &str, changed_ns: i128, bytes: u64) -> Result<Option<Info>> {
         let names = Names::new(stem.to_string());
         let path = self.path().join(&names.snapshot);
         let file = self.dir().open(&names.snapshot, Open::Read).at("open", &path)?;

@@ -33,6 +33,11 @@ impl Names {
         format!(".{}.{token}.tmp", self.stem)
     }
 
+    /// True if a session of this id is looked for under this name.
+    pub fn fits(&self, id: &SessionId) -> bool {
+        Names::candidates(id).any(|names| names.stem == self.stem)
+    }
+
     /// Ours, and A3S Code's where it differs.
     pub fn candidates(id: &SessionId) -> impl Iterator<Item = Names> {
         std::iter::once(id.stem()).chain(id.a3s_stem()).map(Names::new)
@@ -190,7 +195,9 @@ fn has_journal(dir: &dyn Dir, names: &Names) -> bool {
 
 /// Our file name holds another session's id.
 pub(crate) fn other_session(path: &Path, id: &SessionId, other: &SessionId) -> Error {
-    if other.as_str().to_lowercase() == id.as_str().to_lowercase() {
+    let twins = other.as_str().to_lowercase() == id.as_str().to_lowercase();
+    // A3S Code gives `a/b` the name that belongs to `a_b`.
+    if twins || other.a3s_stem() == Some(id.stem()) {
         return Error::Exists { id: id.to_string(), twin: Some(other.to_string()) };
     }
     Error::corrupt(path, format!("the file holds session {other:?}, not {id:?}; give it the name that belongs to its id"))

@@ -1,6 +1,6 @@
 //! Saving and deleting (docs/format.md, section 4). Everything here runs under the session's lock.
 
-use crate::engine::{guard, Engine, SaveOptions};
+use crate::engine::{Engine, SaveOptions};
 use crate::error::{At, Error, Result};
 use crate::fs::Open;
 use crate::id::SessionId;
@@ -9,10 +9,13 @@ use crate::lock::Wait;
 use crate::read::{other_session, read, Found, JournalFile, Names};
 use crate::session::{FileBase, Lineage, Saved, Session};
 use crate::slot::Held;
-use crate::snapshot::Image;
+use crate::snapshot::{peek_meta, Image};
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// Where the `perdure` field is looked for. Where the id is so long that it lies behind, the file is read as a whole.
+const HEAD: usize = 8192;
 
 /// What a save did.
 #[derive(Debug)]
@@ -82,7 +85,19 @@ impl Engine {
         let path = self.path().join(&names.snapshot);
         let snapshot = self.dir().stat(&names.snapshot).at("stat", &path)?;
         let journal = self.dir().stat(&names.journal).at("stat", &path)?.map_or(0, |stat| stat.len);
-        Ok(snapshot == Some(file.stat) && journal == file.journal_len)
+        if snapshot != Some(file.stat) || journal != file.journal_len {
+            return Ok(false);
+        }
+        // Where the clock is coarse and inode numbers are given again soon, another process's file may look the same.
+        let head = match self.dir().open(&names.snapshot, Open::Read) {
+            Ok(snapshot) => snapshot.read_some(0, HEAD).at("read", &path)?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e).at("open", &path),
+        };
+        Ok(peek_meta(&head.into()).is_some_and(|meta| {
+            let same_revision = file.journal_len > 0 || meta.revision == saved.revision;
+            meta.lineage == saved.lineage && meta.crc == Some(file.crc) && same_revision
+        }))
     }
 
     /// Deletes a session; false if there was none.
@@ -366,11 +381,15 @@ impl Held<'_> {
     /// Cuts the journal durably. If that fails it may be longer after a crash than it seems now.
     fn cut_journal(&mut self, len: u64) -> Result<()> {
         let path = self.dir.path().join(&self.slot.names.journal);
+        let known = self.slot.durable_journal.take();
         let (file, _) = self.slot.journal(self.dir)?;
         let cut = file.set_len(len).at("truncate", &path);
         let cut = cut.and_then(|()| file.sync_data().at("sync", &path));
-        self.slot.poisoned |= cut.is_err();
-        self.slot.durable_journal = None;
+        let stat = file.stat().ok().filter(|now| known.is_some_and(|k| (k.device, k.inode) == (now.device, now.inode)));
+        match cut {
+            Ok(()) => self.slot.durable_journal = stat,
+            Err(_) => self.slot.poisoned = true,
+        }
         cut
     }
 
@@ -432,6 +451,12 @@ impl Held<'_> {
     /// Carries a deletion through whose mark is durable.
     fn finish_delete(&mut self) -> Result<()> {
         let Names { snapshot, journal, .. } = self.slot.names.clone();
+        // Its writer may have been killed before he could sync it.
+        match self.dir.open(&journal, Open::Write) {
+            Ok(file) => file.sync_data().at("sync", &self.dir.path().join(&journal))?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e).at("open", &self.dir.path().join(&journal)),
+        }
         for name in [snapshot, journal] {
             let path = self.dir.path().join(&name);
             match self.dir.remove(&name) {

@@ -478,11 +478,7 @@ fn cut_string(token: &[u8]) -> Bytes {
         let rest = body.get(at..).unwrap_or_default();
         at += match rest {
             [] => break,
-            [b'\\', b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _, _, b'\\', b'u', b'd' | b'D', low, ..]
-                if matches!(low, b'c'..=b'f' | b'C'..=b'F') =>
-            {
-                12
-            }
+            [b'\\', b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _, _, b'\\', b'u', b'd' | b'D', b'c'..=b'f' | b'C'..=b'F', ..] => 12,
             [b'\\', b'u', ..] => 6,
             [b'\\', ..] => 2,
             [first, ..] => match first {

@@ -276,6 +276,21 @@ pub(crate) struct Meta {
     pub crc: Option<u32>,
 }
 
+/// What the `perdure` field says, from a snapshot's first bytes; None if it is not among them.
+pub(crate) fn peek_meta(head: &Bytes) -> Option<Meta> {
+    let mut meta = None;
+    // Where the bytes end the walk ends too.
+    let _ = json::members::<Flaw>(head, 0, |key, at| {
+        let value = json::value(head, at)?;
+        if key.of(head) == br#""perdure""# {
+            meta = Some(parse_meta(head, at, &mut Head::default())?);
+            return Err(Flaw::new(at, "found"));
+        }
+        Ok(value.end)
+    });
+    meta
+}
+
 pub(crate) fn parse_meta(text: &Bytes, at: usize, head: &mut Head) -> Result<Meta, Flaw> {
     if text.get(at) != Some(&b'{') {
         return Err(Flaw::new(at, "\"perdure\" is not an object"));

@@ -1,5 +1,7 @@
 //! The engine on a real directory: what is saved is found, and nobody overwrites what he has not seen.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use perdure_core::{Base, Engine, Error, Head, Receipt, SaveOptions, Session, SessionId};
 use std::path::Path;
 
@@ -160,7 +162,10 @@ fn a_foreign_file_becomes_ours_with_the_first_save() {
     assert!(matches!(save(&engine, &mut other), Err(Error::Conflict { expected: 0, found: Some(1), .. })));
     // A session that really is called a_b cannot take that name.
     let mut twin = Session::new(id("a_b"), Head::default());
-    assert!(matches!(save(&engine, &mut twin), Err(Error::Corrupt { .. })));
+    assert!(matches!(save(&engine, &mut twin), Err(Error::Exists { twin: Some(_), .. })));
+    assert!(engine.load(&id("a_b")).unwrap().is_none());
+    std::fs::copy(&path, dir.path().join("renamed.json")).unwrap();
+    assert!(matches!(engine.load(&id("renamed")), Err(Error::Corrupt { .. })));
     assert_eq!(engine.list().unwrap(), ["a/b"]);
 }
 

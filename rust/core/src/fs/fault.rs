@@ -65,6 +65,8 @@ impl Options {
 pub enum Fault {
     /// Power is lost in the middle of it: this call and all that follow fail.
     Crash,
+    /// The calling process is killed in the middle of it: what it calls from then on fails. Others go on, with what is live.
+    Kill,
     /// It fails and has done nothing. A sync: nothing of it reached the disk.
     Fail(ErrorKind),
     /// It fails but was carried out. A sync: everything reached the disk.
@@ -241,8 +243,11 @@ struct Disk {
     handles: u64,
     trace: Vec<Call>,
     plan: Option<(usize, Fault)>,
+    /// Faults for the next call of a method on a file with this in its name, in their order.
+    next: Vec<(&'static str, &'static str, Fault)>,
     fired: bool,
     stopped: bool,
+    killed: Vec<usize>,
 }
 
 /// What becomes of a call that was counted.
@@ -279,18 +284,31 @@ fn no_such_file() -> io::Error {
 
 impl Disk {
     /// Counts a call.
-    fn call(&mut self, what: &'static str, on: &str, changes: bool) -> io::Result<Go> {
-        if self.stopped {
+    fn call(&mut self, process: usize, what: &'static str, on: &str, changes: bool) -> io::Result<Go> {
+        if self.stopped || self.killed.contains(&process) {
             return Err(stopped());
         }
         let number = self.trace.len();
         self.trace.push(Call { what, on: on.to_string(), changes });
-        let Some((_, fault)) = self.plan.filter(|(at, _)| *at == number) else { return Ok(Go::Normally) };
+        let next = self.next.first().filter(|(method, part, _)| *method == what && on.contains(part));
+        let fault = match (self.plan.filter(|(at, _)| *at == number), next) {
+            (Some((_, fault)), _) => fault,
+            (None, Some((.., fault))) => {
+                let fault = *fault;
+                self.next.remove(0);
+                fault
+            }
+            (None, None) => return Ok(Go::Normally),
+        };
         self.fired = true;
         let failure = |kind| io::Error::new(kind, "injected");
         Ok(match fault {
             Fault::Crash => {
                 self.stopped = true;
+                Go::Crash
+            }
+            Fault::Kill => {
+                self.killed.push(process);
                 Go::Crash
             }
             Fault::Fail(kind) => Go::Instead(failure(kind)),
@@ -300,8 +318,8 @@ impl Disk {
     }
 
     /// Counts a call that is carried out as a whole or not at all.
-    fn call_whole(&mut self, what: &'static str, on: &str, changes: bool) -> io::Result<Go> {
-        match self.call(what, on, changes)? {
+    fn call_whole(&mut self, process: usize, what: &'static str, on: &str, changes: bool) -> io::Result<Go> {
+        match self.call(process, what, on, changes)? {
             Go::Instead(e) | Go::Partly(_, e) => Err(e),
             go => Ok(go),
         }
@@ -346,6 +364,7 @@ impl Disk {
 pub struct FaultDir {
     path: PathBuf,
     disk: Arc<Mutex<Disk>>,
+    process: usize,
 }
 
 impl Default for FaultDir {
@@ -358,7 +377,17 @@ impl FaultDir {
     /// An empty directory.
     pub fn new(options: Options) -> FaultDir {
         let disk = Disk { options, clock: 1_000_000_000, ..Disk::default() };
-        FaultDir { path: PathBuf::from("/fault"), disk: Arc::new(Mutex::new(disk)) }
+        FaultDir { path: PathBuf::from("/fault"), disk: Arc::new(Mutex::new(disk)), process: 0 }
+    }
+
+    /// The same directory as another process sees it.
+    pub fn process(&self, number: usize) -> FaultDir {
+        FaultDir { process: number, ..self.clone() }
+    }
+
+    /// True if that process was killed.
+    pub fn killed(&self) -> bool {
+        self.disk().killed.contains(&self.process)
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
@@ -417,6 +446,12 @@ impl FaultDir {
         (disk.plan, disk.fired) = (Some((at, fault)), false);
     }
 
+    /// Lets the next call of this method on a file with this in its name end in a fault. Of several, the next one waits until
+    /// the one before it has happened.
+    pub fn fail_next(&self, method: &'static str, on: &'static str, fault: Fault) {
+        self.disk().next.push((method, on, fault));
+    }
+
     /// True once the planned fault has happened.
     pub fn fired(&self) -> bool {
         self.disk().fired
@@ -446,7 +481,7 @@ impl Dir for FaultDir {
         let mut disk = self.disk();
         let there = disk.live.find(name, &disk.options);
         let makes = there.is_none() && matches!(how, Open::Create | Open::CreateNew);
-        let go = disk.call_whole("open", name, makes)?;
+        let go = disk.call_whole(self.process, "open", name, makes)?;
         let inode = match (there, how) {
             (Some(_), Open::CreateNew) => return Err(ErrorKind::AlreadyExists.into()),
             (Some(inode), _) => inode,
@@ -462,18 +497,19 @@ impl Dir for FaultDir {
         let handle = disk.handles;
         disk.inode(inode)?.open += 1;
         let disk = self.disk.clone();
-        Ok(Box::new(FaultFile { disk, inode, handle, name: name.to_string(), writes: how != Open::Read }))
+        let (name, process, writes) = (name.to_string(), self.process, how != Open::Read);
+        Ok(Box::new(FaultFile { disk, process, inode, handle, name, writes }))
     }
 
     fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
         let mut disk = self.disk();
-        disk.call_whole("stat", name, false)?.end()?;
+        disk.call_whole(self.process, "stat", name, false)?.end()?;
         disk.live.find(name, &disk.options).map(|inode| disk.stat(inode)).transpose()
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut disk = self.disk();
-        let go = disk.call_whole("rename", to, true)?;
+        let go = disk.call_whole(self.process, "rename", to, true)?;
         disk.live.find(from, &disk.options).ok_or_else(no_such_file)?;
         disk.enter(Entry::Rename { from: from.to_string(), to: to.to_string() });
         go.end()
@@ -481,7 +517,7 @@ impl Dir for FaultDir {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut disk = self.disk();
-        let go = disk.call_whole("remove", name, true)?;
+        let go = disk.call_whole(self.process, "remove", name, true)?;
         disk.live.find(name, &disk.options).ok_or_else(no_such_file)?;
         disk.enter(Entry::Unlink { name: name.to_string() });
         go.end()
@@ -489,7 +525,7 @@ impl Dir for FaultDir {
 
     fn sync(&self) -> io::Result<()> {
         let mut disk = self.disk();
-        let go = disk.call("sync_dir", ".", true)?;
+        let go = disk.call(self.process, "sync_dir", ".", true)?;
         match &go {
             Go::Normally | Go::Then(_) => {
                 disk.durable = disk.live.clone();
@@ -510,7 +546,7 @@ impl Dir for FaultDir {
 
     fn names(&self) -> io::Result<Vec<String>> {
         let mut disk = self.disk();
-        disk.call_whole("names", ".", false)?.end()?;
+        disk.call_whole(self.process, "names", ".", false)?.end()?;
         Ok(disk.live.0.iter().map(|(name, _)| name.clone()).collect())
     }
 }
@@ -518,6 +554,7 @@ impl Dir for FaultDir {
 #[derive(Debug)]
 struct FaultFile {
     disk: Arc<Mutex<Disk>>,
+    process: usize,
     inode: usize,
     handle: u64,
     name: String,
@@ -527,7 +564,7 @@ struct FaultFile {
 impl FaultFile {
     fn read(&self, from: u64, len: usize) -> io::Result<Vec<u8>> {
         let mut disk = guard(&self.disk);
-        disk.call_whole("read", &self.name, false)?.end()?;
+        disk.call_whole(self.process, "read", &self.name, false)?.end()?;
         let from = usize::try_from(from).map_err(io::Error::other)?;
         let content = disk.inode(self.inode)?.live.get(from..).unwrap_or_default();
         Ok(content.get(..len.min(content.len())).unwrap_or_default().to_vec())
@@ -546,7 +583,7 @@ impl FaultFile {
 
     fn sync(&self, what: &'static str) -> io::Result<()> {
         let mut disk = guard(&self.disk);
-        let go = disk.call(what, &self.name, true)?;
+        let go = disk.call(self.process, what, &self.name, true)?;
         let block = disk.options.block;
         let inode = disk.inode(self.inode)?;
         match &go {
@@ -574,7 +611,7 @@ impl Drop for FaultFile {
 impl File for FaultFile {
     fn stat(&self) -> io::Result<Stat> {
         let mut disk = guard(&self.disk);
-        disk.call_whole("fstat", &self.name, false)?.end()?;
+        disk.call_whole(self.process, "fstat", &self.name, false)?.end()?;
         disk.stat(self.inode)
     }
 
@@ -588,7 +625,7 @@ impl File for FaultFile {
 
     fn write_at(&self, offset: u64, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         let mut disk = guard(&self.disk);
-        let go = disk.call("write", &self.name, true)?;
+        let go = disk.call(self.process, "write", &self.name, true)?;
         let mut bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
         match &go {
             Go::Instead(_) => return go.end(),
@@ -602,7 +639,7 @@ impl File for FaultFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut disk = guard(&self.disk);
-        let go = disk.call_whole("set_len", &self.name, true)?;
+        let go = disk.call_whole(self.process, "set_len", &self.name, true)?;
         let len = usize::try_from(len).map_err(io::Error::other)?;
         self.change(&mut disk, Change::SetLen(len))?;
         go.end()
@@ -618,7 +655,7 @@ impl File for FaultFile {
 
     fn try_lock(&self) -> io::Result<bool> {
         let mut disk = guard(&self.disk);
-        let go = disk.call_whole("try_lock", &self.name, false)?;
+        let go = disk.call_whole(self.process, "try_lock", &self.name, false)?;
         let inode = disk.inode(self.inode)?;
         let free = inode.lock.is_none_or(|owner| owner == self.handle);
         if free {
@@ -629,7 +666,7 @@ impl File for FaultFile {
 
     fn unlock(&self) -> io::Result<()> {
         let mut disk = guard(&self.disk);
-        let go = disk.call_whole("unlock", &self.name, false)?;
+        let go = disk.call_whole(self.process, "unlock", &self.name, false)?;
         let inode = disk.inode(self.inode)?;
         if inode.lock == Some(self.handle) {
             inode.lock = None;

@@ -3,7 +3,7 @@
 #![allow(dead_code)] // every test binary uses a part of it
 
 use perdure_core::fs::fault::{FaultDir, Random};
-use perdure_core::{Base, Engine, Error, Head, SaveOptions, Session, SessionId};
+use perdure_core::{Engine, Error, Head, SaveOptions, Saved, Session, SessionId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -71,7 +71,6 @@ pub struct Handle {
     pub session: Session,
     pub engine: usize,
     pub id: usize,
-    version: u64,
 }
 
 /// What may be found under an id.
@@ -81,7 +80,6 @@ pub struct Known {
     pub acknowledged: Option<State>,
     /// Not acknowledged, but may have been carried out.
     pub possible: Vec<Option<State>>,
-    version: u64,
 }
 
 impl Known {
@@ -89,18 +87,17 @@ impl Known {
         *found == self.acknowledged || self.possible.contains(found)
     }
 
-    /// `new`: it is another state than before, of which other handles know nothing.
-    fn acknowledge(&mut self, state: Option<State>, new: bool) -> u64 {
+    fn acknowledge(&mut self, state: Option<State>) {
         self.acknowledged = state;
         self.possible.clear();
-        self.version += u64::from(new);
-        self.version
     }
 }
 
 pub struct World {
     pub dir: FaultDir,
-    pub engines: Vec<Engine>,
+    /// Each is a process of its own, by its view of the directory.
+    pub engines: Vec<(Engine, FaultDir)>,
+    processes: usize,
     pub handles: BTreeMap<usize, Handle>,
     pub ids: Vec<String>,
     pub known: Vec<Known>,
@@ -115,14 +112,19 @@ pub struct World {
 
 /// Why a workload ended early.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Crashed;
+pub enum Crashed {
+    /// Power was lost.
+    Disk,
+    /// The process with this engine was killed.
+    Engine(usize),
+}
 
 impl World {
     pub fn new(dir: FaultDir, ids: &[String]) -> World {
-        let engines = (0..2).map(|_| engine(&dir)).collect();
+        let engines = (0..2).map(|n| dir.process(n)).map(|dir| (engine(&dir), dir)).collect();
         let known = ids.iter().map(|_| Known::default()).collect();
         let handles = BTreeMap::new();
-        World { dir, engines, handles, ids: ids.to_vec(), known, sync: true, retry: false, watch: true, counter: 0 }
+        World { dir, engines, processes: 2, handles, ids: ids.to_vec(), known, sync: true, retry: false, watch: true, counter: 0 }
     }
 
     /// A world on what a crash left.
@@ -139,27 +141,72 @@ impl World {
         let mut head = Head::default();
         head.set("created", format!("\"{}\"", self.text(0)).into());
         let session = Session::new(id(&self.ids[name]), head);
-        self.handles.insert(h, Handle { session, engine, id: name, version: self.known[name].version });
+        self.handles.insert(h, Handle { session, engine, id: name });
     }
 
     fn load(&mut self, h: usize, engine: usize, name: usize) -> Result<bool, Crashed> {
         let session_id = id(&self.ids[name]);
-        let loaded = match self.engines[engine].load(&session_id) {
-            Err(_) if self.dir.crashed() => return Err(Crashed),
+        let loaded = match self.engines[engine].0.load(&session_id) {
+            Err(_) if self.is_over(engine).is_some() => return self.is_over(engine).map_or(Ok(false), Err),
             Err(error) if self.dir.fired() => {
-                let again = self.engines[engine].load(&session_id);
+                let again = self.engines[engine].0.load(&session_id);
                 again.unwrap_or_else(|again| panic!("load failed with {error}, then with {again}"))
             }
             loaded => loaded.unwrap_or_else(|error| panic!("load of {:?}: {error}", self.ids[name])),
         };
         let Some(loaded) = loaded else { return Ok(false) };
-        let (session, version) = (loaded.session, self.known[name].version);
-        self.handles.insert(h, Handle { session, engine, id: name, version });
+        self.handles.insert(h, Handle { session: loaded.session, engine, id: name });
         Ok(true)
     }
 
-    /// Does it; checks what every step of a program may rely on.
+    fn is_over(&self, engine: usize) -> Option<Crashed> {
+        if self.dir.crashed() {
+            return Some(Crashed::Disk);
+        }
+        self.engines[engine].1.killed().then_some(Crashed::Engine(engine))
+    }
+
+    fn restart(&mut self, at: usize) {
+        self.processes += 1;
+        let dir = self.dir.process(self.processes);
+        self.engines[at] = (engine(&dir), dir);
+    }
+
+    /// Does it; checks what every step of a program may rely on. In place of a process that was killed there is a new one,
+    /// whose handles are loaded when they are used.
     pub fn act(&mut self, action: &Action) -> Result<(), Crashed> {
+        use Action::*;
+        if let Append { h, .. } | Truncate { h, .. } | Replace { h, .. } | Set { h, .. } | Unset { h, .. } = *action {
+            self.revive(h)?;
+        }
+        if let Tag { h } | Save { h } | Step { h } | Release { h } = *action {
+            self.revive(h)?;
+        }
+        let from = self.dir.operations();
+        let done = self.act_once(action);
+        if std::env::var_os("PERDURE_CRASH_ONLY").is_some() {
+            eprintln!("  operations {from}..{}: {action:?} {done:?}", self.dir.operations());
+        }
+        let killed = (0..self.engines.len()).find(|e| self.engines[*e].1.killed());
+        match (done, killed) {
+            (Ok(()) | Err(Crashed::Engine(_)), Some(killed)) => {
+                self.handles.retain(|_, handle| handle.engine != killed);
+                self.restart(killed);
+                (0..self.ids.len()).for_each(|name| self.check_live(name));
+                Ok(())
+            }
+            (done, _) => done,
+        }
+    }
+
+    fn revive(&mut self, h: usize) -> Result<(), Crashed> {
+        if !self.handles.contains_key(&h) {
+            self.act(&Action::Load { h, engine: 0, id: 0 })?;
+        }
+        Ok(())
+    }
+
+    fn act_once(&mut self, action: &Action) -> Result<(), Crashed> {
         match *action {
             Action::New { h, engine, id } => {
                 if self.known[id].acknowledged.is_none() && found(&self.dir.copy(), &self.ids[id]) == Ok(None) {
@@ -201,16 +248,18 @@ impl World {
             Action::Delete { engine, id } => self.delete(engine, id)?,
             Action::Release { h } => {
                 let handle = &self.handles[&h];
-                self.engines[handle.engine].release(&handle.session);
+                self.engines[handle.engine].0.release(&handle.session);
             }
-            Action::Close { engine } => self.engines[engine].close(),
+            Action::Close { engine } => self.engines[engine].0.close(),
             Action::Reopen { engine: at } => {
-                self.engines[at].close();
-                self.engines[at] = engine(&self.dir);
+                self.engines[at].0.close();
+                if self.is_over(at).is_none() {
+                    self.restart(at);
+                }
             }
         }
         if self.dir.crashed() {
-            return Err(Crashed);
+            return Err(Crashed::Disk);
         }
         Ok(())
     }
@@ -223,30 +272,37 @@ impl World {
         found(&self.dir.copy(), &self.ids[name]).unwrap_or_else(|e| panic!("live session {:?}: {e}", self.ids[name]))
     }
 
+    /// True if what is stored is what the handle's session came from, or what it tried to make of it.
+    fn may_save(&self, h: usize) -> bool {
+        let Handle { session, id: name, .. } = &self.handles[&h];
+        let stored = engine(&self.dir.copy()).load(&id(&self.ids[*name])).unwrap_or_else(|e| panic!("stored: {e}"));
+        let state = |saved: &Saved| (saved.lineage, saved.revision, saved.content);
+        let stored = stored.and_then(|loaded| loaded.session.base().saved().map(state));
+        stored == session.base().saved().map(state) || session.attempt().is_some_and(|saved| stored == Some(state(saved)))
+    }
+
     fn save(&mut self, h: usize, step: bool) -> Result<(), Crashed> {
         let options = SaveOptions { step, sync: self.sync, ..SaveOptions::default() };
         let fired = self.dir.fired();
+        let may = !self.watch || self.may_save(h);
         let handle = self.handles.get_mut(&h).unwrap();
         let name = handle.id;
         let known = &self.known[name];
-        let stale = handle.version != known.version;
-        let taken = matches!(handle.session.base(), Base::Absent) && handle.session.attempt().is_none();
-        let taken = taken && found(&self.dir.copy(), &self.ids[name]).unwrap_or_else(|e| panic!("{e}")).is_some();
-        if stale && handle.session.is_unchanged() {
-            return Ok(()); // nothing would be written, and nothing is looked at
-        }
         let written = handle.session.clone();
         let new = !written.is_unchanged() || written.attempt().is_some();
         let now = state(&written);
-        match self.engines[handle.engine].save(&written, &options) {
+        match self.engines[handle.engine].0.save(&written, &options) {
             Ok(receipt) => {
-                assert!(!stale && !taken, "a save went through that overwrites what its handle has not seen");
+                assert!(may, "a save went through that overwrites what its handle has not seen");
                 assert_eq!(receipt.saved.count, now.messages.len());
                 handle.session.settle(&written, receipt.saved);
+                if !new {
+                    return Ok(()); // it acknowledges no more than what was loaded
+                }
                 let unsynced = (step && !self.sync).then(|| {
                     known.possible.iter().cloned().chain([known.acknowledged.clone()]).collect::<Vec<_>>()
                 });
-                handle.version = self.known[name].acknowledge(Some(now.clone()), new);
+                self.known[name].acknowledge(Some(now.clone()));
                 self.known[name].possible.extend(unsynced.unwrap_or_default());
                 if self.watch {
                     assert_eq!(self.live(name), Some(now), "acknowledged, but not what is there");
@@ -254,12 +310,12 @@ impl World {
                 Ok(())
             }
             Err(failed) => {
-                if self.dir.crashed() {
+                if let Some(over) = self.is_over(self.handles[&h].engine) {
                     self.known[name].possible.push(Some(now));
-                    return Err(Crashed);
+                    return Err(over);
                 }
                 let conflict = matches!(failed.error, Error::Conflict { .. } | Error::Exists { .. });
-                if (stale || taken) && conflict {
+                if conflict && !self.may_save(h) {
                     self.load(h, self.handles[&h].engine, name)?;
                     return Ok(());
                 }
@@ -281,12 +337,12 @@ impl World {
     fn delete(&mut self, engine: usize, name: usize) -> Result<(), Crashed> {
         let fired = self.dir.fired();
         let session_id = id(&self.ids[name]);
-        match self.engines[engine].delete(&session_id, &SaveOptions::default()) {
+        match self.engines[engine].0.delete(&session_id, &SaveOptions::default()) {
             Ok(there) => {
                 if self.known[name].possible.is_empty() {
                     assert_eq!(there, self.known[name].acknowledged.is_some());
                 }
-                self.known[name].acknowledge(None, there);
+                self.known[name].acknowledge(None);
                 if self.watch {
                     assert_eq!(self.live(name), None);
                 }
@@ -294,8 +350,8 @@ impl World {
             }
             Err(error) => {
                 self.known[name].possible.push(None);
-                if self.dir.crashed() {
-                    return Err(Crashed);
+                if let Some(over) = self.is_over(engine) {
+                    return Err(over);
                 }
                 assert!(self.dir.fired() && !fired, "delete failed with {error}");
                 self.after_failure(name);
@@ -304,10 +360,14 @@ impl World {
         }
     }
 
-    /// A call failed: nothing is lost, mixed or left behind.
-    fn after_failure(&self, name: usize) {
+    fn check_live(&self, name: usize) {
         let live = self.live(name);
         assert!(self.known[name].allows(&live), "after a failure there is {live:?}, known is {:?}", self.known[name]);
+    }
+
+    /// A call failed: nothing is lost, mixed or left behind.
+    fn after_failure(&self, name: usize) {
+        self.check_live(name);
         let left: Vec<_> = self.dir.ls().into_iter().filter(|n| n.ends_with(".tmp")).collect();
         assert!(left.is_empty(), "left behind: {left:?}");
     }
@@ -315,8 +375,8 @@ impl World {
     /// The program ends: every handle that is not stale saves what it has.
     pub fn finish(&mut self) -> Result<(), Crashed> {
         for h in self.handles.keys().copied().collect::<Vec<_>>() {
-            if self.handles[&h].version == self.known[self.handles[&h].id].version {
-                self.save(h, false)?;
+            if self.handles.contains_key(&h) && self.may_save(h) {
+                self.act(&Action::Save { h })?;
             }
         }
         for engine in 0..self.engines.len() {
