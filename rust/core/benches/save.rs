@@ -3,6 +3,8 @@
 //!
 //! `PERDURE_BENCH_DIR` says on which disk; the default is cargo's target directory, since /tmp is often memory.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion};
 use perdure_core::{Engine, Head, SaveOptions, Session, SessionId};
 use std::fs::{self, File};
@@ -19,7 +21,8 @@ fn message(number: usize) -> String {
 }
 
 fn directory() -> tempfile::TempDir {
-    let place = std::env::var_os("PERDURE_BENCH_DIR").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
+    let place =
+        std::env::var_os("PERDURE_BENCH_DIR").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
     fs::create_dir_all(&place).unwrap();
     tempfile::tempdir_in(place).unwrap()
 }
@@ -67,7 +70,13 @@ fn saves(c: &mut Criterion) {
             .collect();
         ratios.sort_by(f64::total_cmp);
         let at = |share: f64| ratios[((ratios.len() - 1) as f64 * share) as usize];
-        println!("{size} messages, {} bytes: {:.2} x the floor (median of {pairs} pairs; p10 {:.2}, p90 {:.2})", bytes.len(), at(0.5), at(0.1), at(0.9));
+        println!(
+            "{size} messages, {} bytes: {:.2} x the floor (median of {pairs} pairs; p10 {:.2}, p90 {:.2})",
+            bytes.len(),
+            at(0.5),
+            at(0.1),
+            at(0.9)
+        );
 
         let mut group = c.benchmark_group("durable save");
         group.sample_size(20);

@@ -55,6 +55,8 @@ pub struct Engine {
     number: u64,
     process: u32,
     slots: Mutex<Slots>,
+    /// A network file system that nobody has been warned of yet.
+    network: Mutex<Option<&'static str>>,
 }
 
 #[derive(Debug, Default)]
@@ -86,10 +88,15 @@ impl Engine {
         if inode != 0 {
             // Engines of the process we were forked from are not ours.
             if let Some(engine) = registry.get(&(process, device, inode)).and_then(Weak::upgrade) {
-                return Ok(engine);
+                // The directory may have been moved since, or removed and its inode given to another one.
+                if RealDir::at(engine.path()).identity().is_ok_and(|there| there == (device, inode)) {
+                    return Ok(engine);
+                }
             }
         }
+        let network = dir.network();
         let engine = Arc::new(Engine::on(Arc::new(dir)));
+        *guard(&engine.network) = network;
         registry.insert((process, device, inode), Arc::downgrade(&engine));
         Ok(engine)
     }
@@ -98,7 +105,12 @@ impl Engine {
     pub fn on(dir: Arc<dyn Dir>) -> Engine {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Engine { dir, number, process: std::process::id(), slots: Mutex::default() }
+        Engine { dir, number, process: std::process::id(), slots: Mutex::default(), network: Mutex::default() }
+    }
+
+    /// The kind of network file system that the directory is on, told once: no durability can be promised there.
+    pub fn network_warning(&self) -> Option<&'static str> {
+        guard(&self.network).take()
     }
 
     /// Where the directory is.

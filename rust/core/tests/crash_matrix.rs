@@ -4,6 +4,8 @@
 //! `PERDURE_CRASH_STATES=N` tries about N disks a workload (the default is a smoke test); `PERDURE_CRASH_ONLY=name:op`
 //! replays one case with the trace of its calls.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod support;
 
 use perdure_core::fs::fault::{Fault, FaultDir, Options, Random};
@@ -21,7 +23,8 @@ struct Workload {
     actions: Vec<Action>,
 }
 
-const FOREIGN: &str = "{\n  \"id\": \"a/b\",\n  \"messages\": [\n    {\n      \"x\": 1.50\n    }\n  ],\n  \"state\": \"Active\"\n}";
+const FOREIGN: &str =
+    "{\n  \"id\": \"a/b\",\n  \"messages\": [\n    {\n      \"x\": 1.50\n    }\n  ],\n  \"state\": \"Active\"\n}";
 
 fn fixed() -> Vec<Workload> {
     use Action::*;
@@ -38,12 +41,30 @@ fn fixed() -> Vec<Workload> {
     };
     let turn = || {
         vec![
-            new(), append(20), Save { h }, append(30), Step { h }, append(5), append(200), Set { h, key: "updated", size: 1 },
-            Step { h }, Tag { h }, Step { h }, Save { h }, append(9), Step { h }, append(1), Save { h },
+            new(),
+            append(20),
+            Save { h },
+            append(30),
+            Step { h },
+            append(5),
+            append(200),
+            Set { h, key: "updated", size: 1 },
+            Step { h },
+            Tag { h },
+            Step { h },
+            Save { h },
+            append(9),
+            Step { h },
+            append(1),
+            Save { h },
         ]
     };
     let mut all = vec![
-        workload("saves", 64, vec![new(), Save { h }, append(100), Save { h }, append(200), append(1), Save { h }, Close { engine }]),
+        workload(
+            "saves",
+            64,
+            vec![new(), Save { h }, append(100), Save { h }, append(200), append(1), Save { h }, Close { engine }],
+        ),
         workload("turn", 64, turn()),
         workload("turn4k", 4096, {
             let mut actions = turn();
@@ -51,50 +72,181 @@ fn fixed() -> Vec<Workload> {
             actions.insert(6, append(13000));
             actions
         }),
-        workload("edits", 64, vec![
-            new(), Append { h, sizes: vec![10, 20, 30, 40] }, Set { h, key: "a", size: 5 }, Save { h },
-            Truncate { h, keep: 2 }, Step { h }, Replace { h, at: 0, size: 9 }, Unset { h, key: "a" }, Step { h },
-            Set { h, key: "a", size: 1 }, append(70), Step { h }, Truncate { h, keep: 0 }, Step { h }, Save { h },
-            append(3), Step { h }, Truncate { h, keep: 0 }, Save { h },
-        ]),
-        workload("delete", 64, vec![
-            new(), append(10), Save { h }, append(10), Step { h }, Delete { engine, id }, new(), append(5), Save { h },
-            append(5), Step { h }, Save { h }, Delete { engine, id }, Delete { engine, id }, new(), append(1), Step { h },
-        ]),
-        workload("handles", 64, vec![
-            new(), append(10), Save { h }, Load { h: 1, engine: 0, id }, Append { h: 1, sizes: vec![7] }, Step { h: 1 },
-            append(1), Save { h }, append(2), Step { h }, Load { h: 1, engine: 0, id }, Append { h: 1, sizes: vec![2] },
-            Save { h: 1 }, Load { h, engine, id }, append(4), Step { h },
-        ]),
-        workload("engines", 64, vec![
-            new(), append(10), Save { h }, append(8), Step { h }, Load { h: 1, engine: 1, id }, Append { h: 1, sizes: vec![7] },
-            Step { h: 1 }, Append { h: 1, sizes: vec![7] }, Save { h: 1 }, Load { h, engine, id }, append(1), Step { h },
-            append(1), Step { h }, Close { engine }, Load { h: 1, engine: 1, id }, Append { h: 1, sizes: vec![1] }, Step { h: 1 },
-            Load { h, engine, id }, append(5), Save { h }, append(5), Step { h },
-        ]),
-        workload("closes", 64, vec![
-            new(), append(10), Save { h }, append(8), Step { h }, Close { engine }, append(3), Step { h }, Release { h }, append(3),
-            Step { h }, Reopen { engine }, append(3), Step { h }, Save { h }, Close { engine }, append(3), Step { h }, Save { h },
-            Release { h }, append(4), Save { h },
-        ]),
+        workload(
+            "edits",
+            64,
+            vec![
+                new(),
+                Append { h, sizes: vec![10, 20, 30, 40] },
+                Set { h, key: "a", size: 5 },
+                Save { h },
+                Truncate { h, keep: 2 },
+                Step { h },
+                Replace { h, at: 0, size: 9 },
+                Unset { h, key: "a" },
+                Step { h },
+                Set { h, key: "a", size: 1 },
+                append(70),
+                Step { h },
+                Truncate { h, keep: 0 },
+                Step { h },
+                Save { h },
+                append(3),
+                Step { h },
+                Truncate { h, keep: 0 },
+                Save { h },
+            ],
+        ),
+        workload(
+            "delete",
+            64,
+            vec![
+                new(),
+                append(10),
+                Save { h },
+                append(10),
+                Step { h },
+                Delete { engine, id },
+                new(),
+                append(5),
+                Save { h },
+                append(5),
+                Step { h },
+                Save { h },
+                Delete { engine, id },
+                Delete { engine, id },
+                new(),
+                append(1),
+                Step { h },
+            ],
+        ),
+        workload(
+            "handles",
+            64,
+            vec![
+                new(),
+                append(10),
+                Save { h },
+                Load { h: 1, engine: 0, id },
+                Append { h: 1, sizes: vec![7] },
+                Step { h: 1 },
+                append(1),
+                Save { h },
+                append(2),
+                Step { h },
+                Load { h: 1, engine: 0, id },
+                Append { h: 1, sizes: vec![2] },
+                Save { h: 1 },
+                Load { h, engine, id },
+                append(4),
+                Step { h },
+            ],
+        ),
+        workload(
+            "engines",
+            64,
+            vec![
+                new(),
+                append(10),
+                Save { h },
+                append(8),
+                Step { h },
+                Load { h: 1, engine: 1, id },
+                Append { h: 1, sizes: vec![7] },
+                Step { h: 1 },
+                Append { h: 1, sizes: vec![7] },
+                Save { h: 1 },
+                Load { h, engine, id },
+                append(1),
+                Step { h },
+                append(1),
+                Step { h },
+                Close { engine },
+                Load { h: 1, engine: 1, id },
+                Append { h: 1, sizes: vec![1] },
+                Step { h: 1 },
+                Load { h, engine, id },
+                append(5),
+                Save { h },
+                append(5),
+                Step { h },
+            ],
+        ),
+        workload(
+            "closes",
+            64,
+            vec![
+                new(),
+                append(10),
+                Save { h },
+                append(8),
+                Step { h },
+                Close { engine },
+                append(3),
+                Step { h },
+                Release { h },
+                append(3),
+                Step { h },
+                Reopen { engine },
+                append(3),
+                Step { h },
+                Save { h },
+                Close { engine },
+                append(3),
+                Step { h },
+                Save { h },
+                Release { h },
+                append(4),
+                Save { h },
+            ],
+        ),
     ];
-    let mut foreign = workload("foreign", 64, vec![
-        Load { h, engine, id }, append(5), Step { h }, append(5), Step { h }, Save { h }, append(1), Save { h },
-    ]);
+    let mut foreign = workload(
+        "foreign",
+        64,
+        vec![Load { h, engine, id }, append(5), Step { h }, append(5), Step { h }, Save { h }, append(1), Save { h }],
+    );
     foreign.ids = vec!["a/b".to_string()];
     foreign.files = vec![("a_b.json", FOREIGN.as_bytes().to_vec())];
     all.push(foreign);
     // The header alone is longer than a block.
-    let mut long = workload("long-id", 4096, vec![
-        new(), append(10), Save { h }, append(5000), Step { h }, append(20), Step { h }, Save { h }, append(9000), Step { h },
-        Delete { engine, id },
-    ]);
+    let mut long = workload(
+        "long-id",
+        4096,
+        vec![
+            new(),
+            append(10),
+            Save { h },
+            append(5000),
+            Step { h },
+            append(20),
+            Step { h },
+            Save { h },
+            append(9000),
+            Step { h },
+            Delete { engine, id },
+        ],
+    );
     long.ids = vec!["né".repeat(2000)];
     all.push(long);
-    let mut two = workload("two-sessions", 512, vec![
-        new(), append(600), Save { h }, New { h: 1, engine, id: 1 }, Append { h: 1, sizes: vec![700, 1] }, Save { h: 1 }, append(1),
-        Step { h }, Append { h: 1, sizes: vec![1] }, Step { h: 1 }, Delete { engine, id }, Save { h: 1 },
-    ]);
+    let mut two = workload(
+        "two-sessions",
+        512,
+        vec![
+            new(),
+            append(600),
+            Save { h },
+            New { h: 1, engine, id: 1 },
+            Append { h: 1, sizes: vec![700, 1] },
+            Save { h: 1 },
+            append(1),
+            Step { h },
+            Append { h: 1, sizes: vec![1] },
+            Step { h: 1 },
+            Delete { engine, id },
+            Save { h: 1 },
+        ],
+    );
     two.ids = vec!["s".to_string(), "t".to_string()];
     all.push(two);
     all
@@ -175,10 +327,18 @@ impl Workload {
             Err(panic) => {
                 let call = dir.trace().get(op).map(|c| format!("{} {}", c.what, c.on));
                 eprintln!("workload {}, operation {op} ({call:?}), {fault:?}, seed {seed}", self.name);
-                eprintln!("replay: PERDURE_CRASH_ONLY={}:{op} cargo test -p perdure-core --test crash_matrix", self.name);
+                eprintln!(
+                    "replay: PERDURE_CRASH_ONLY={}:{op} cargo test -p perdure-core --test crash_matrix",
+                    self.name
+                );
                 if only.is_some() {
                     for (number, call) in dir.trace().iter().enumerate() {
-                        eprintln!("{number:4} {} {}{}", call.what, call.on, if number == op { "   <-- here" } else { "" });
+                        eprintln!(
+                            "{number:4} {} {}{}",
+                            call.what,
+                            call.on,
+                            if number == op { "   <-- here" } else { "" }
+                        );
                     }
                 }
                 std::panic::resume_unwind(panic)
@@ -191,7 +351,11 @@ impl Workload {
         let mut random = Random::new(seed);
         let images = world.dir.images(limit, seed, Self::matters);
         for (number, image) in images.iter().enumerate() {
-            let before: Vec<_> = image.ls().into_iter().map(|n| (image.get(&n).map(|b| String::from_utf8_lossy(&b).into_owned()), n)).collect();
+            let before: Vec<_> = image
+                .ls()
+                .into_iter()
+                .map(|n| (image.get(&n).map(|b| String::from_utf8_lossy(&b).into_owned()), n))
+                .collect();
             // Some first crash a second time while they go on.
             if random.one_in(4) {
                 let mut second = World::after(image.copy(), &self.ids, world.known.clone());
@@ -200,7 +364,9 @@ impl Workload {
                 while actions.next().is_some_and(|action| second.act(&action).is_ok()) {}
                 for image in second.dir.images(4, seed, Self::matters) {
                     let checked = check_image(&image, &self.ids, &second.known, &mut random);
-                    checked.unwrap_or_else(|e| panic!("image {number} of {}, second crash: {e}\n{before:#?}", images.len()));
+                    checked.unwrap_or_else(|e| {
+                        panic!("image {number} of {}, second crash: {e}\n{before:#?}", images.len())
+                    });
                 }
             }
             let checked = check_image(image, &self.ids, &world.known, &mut random);
@@ -213,7 +379,12 @@ impl Workload {
     fn operations(&self) -> Vec<bool> {
         let mut world = self.world();
         let done = catch_unwind(AssertUnwindSafe(|| self.run(&mut world, |_| ())));
-        assert!(matches!(done, Ok(Ok(()))), "workload {} does not even run without a fault: {:#?}", self.name, self.actions);
+        assert!(
+            matches!(done, Ok(Ok(()))),
+            "workload {} does not even run without a fault: {:#?}",
+            self.name,
+            self.actions
+        );
         let left: Vec<_> = world.dir.ls().into_iter().filter(|n| !n.ends_with(".json")).collect();
         assert!(left.is_empty(), "{}: a directory at rest holds {left:?}", self.name);
         world.dir.trace().iter().map(|call| call.changes).collect()
@@ -264,7 +435,8 @@ impl Workload {
                 let mut tried = 1;
                 let done = self.run(world, |world| {
                     // A crash on top of the failure, at any later time.
-                    let limit = if share >= 1.0 { share as usize } else { usize::from(random.one_in((1.0 / share) as usize)) };
+                    let limit =
+                        if share >= 1.0 { share as usize } else { usize::from(random.one_in((1.0 / share) as usize)) };
                     if world.dir.fired() && limit > 0 {
                         tried += self.check(world, limit, seed);
                     }
@@ -313,4 +485,13 @@ fn after_every_failure_one_can_go_on_and_nothing_is_lost() {
         tried += workload.failures(states(200));
     }
     println!("{tried} disks after a failure");
+}
+
+/// Steps that are not synced (durability "process"): a power cut may lose them, but must not make the session unreadable.
+#[test]
+#[ignore = "an open defect: un-synced lines of which an earlier one is lost and a later one survives read as corrupt"]
+fn without_syncs_a_crash_loses_steps_but_never_the_session() {
+    let mut workload = fixed().swap_remove(1);
+    (workload.name, workload.sync) = ("unsynced".to_string(), false);
+    println!("{} disks after a crash", workload.crashes(states(600)));
 }

@@ -1,5 +1,7 @@
 //! Defects that were found, each told as the story in which it hurt.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod support;
 
 use perdure_core::fs::fault::{Fault, FaultDir, Options};
@@ -80,22 +82,26 @@ fn a_journal_whose_first_write_failed_gets_its_name_synced_all_the_same() {
 /// after a power cut the old snapshot was back, under a journal that did not fit it.
 #[test]
 fn a_step_stands_on_a_snapshot_whose_name_is_durable() {
-    for power_is_lost_during_the_step in [true, false] {
+    for (power_is_lost_during_the_step, journal_is_known) in
+        [(true, false), (false, false), (true, true), (false, true)]
+    {
         let dir = FaultDir::default();
-        let killed = engine(&dir.process(1));
-        let mut session = saved(&killed, "first");
+        let (killed, other) = (engine(&dir.process(1)), engine(&dir.process(2)));
+        saved(&killed, "first");
         // A journal that is empty and durable, so that only the snapshot's name is in question.
+        let maker = if journal_is_known { &other } else { &killed };
+        let mut session = load(maker);
         session.append(&[message("step")]);
-        step(&killed, &mut session).unwrap();
-        save(&killed, &mut session).unwrap();
+        step(maker, &mut session).unwrap();
+        save(maker, &mut session).unwrap();
         let before = state(&session);
+        let mut session = load(&killed);
         session.append(&[message("second")]);
         let second = state(&session);
         dir.fail_next("sync_dir", ".", Fault::Kill);
         save(&killed, &mut session).unwrap_err();
         drop(killed);
 
-        let other = engine(&dir.process(2));
         let mut session = load(&other);
         assert_eq!(state(&session), second);
         session.append(&[message("third")]);
@@ -417,7 +423,9 @@ fn a_case_only_twin_is_refused_and_named() {
         }
         assert!(one.load(&id("abc")).unwrap().is_none());
         assert!(!one.exists(&id("abc")).unwrap());
-        for (step, create, force) in [(false, false, false), (true, false, false), (false, true, false), (false, false, true)] {
+        for (step, create, force) in
+            [(false, false, false), (true, false, false), (false, true, false), (false, false, true)]
+        {
             let mut twin = Session::new(id("abc"), Head::default());
             twin.append(&[message("twin")]);
             let done = one.save(&twin, &SaveOptions { step, create, force, ..SaveOptions::default() });

@@ -1,6 +1,8 @@
 //! Files of format 1, written by `data/format1/make.py` from docs/format.md alone, load for ever to the same states and
 //! are written to the byte; A3S Code's files lose nothing.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod support;
 
 use perdure_core::fs::fault::FaultDir;
@@ -44,8 +46,12 @@ fn check(session: &Session, revision: u64, head: &[(&str, &str)], messages: &[&s
     assert_eq!((saved.revision, saved.lineage), (revision, Lineage::parse(LINEAGE)));
 }
 
-const FIELDS: [(&str, &str); 4] =
-    [("config", r#"{"name": "", "workspace": "/home/me/app"}"#), ("state", r#""Active""#), ("created_at", "1795344689"), ("tasks", "[]")];
+const FIELDS: [(&str, &str); 4] = [
+    ("config", r#"{"name": "", "workspace": "/home/me/app"}"#),
+    ("state", r#""Active""#),
+    ("created_at", "1795344689"),
+    ("tasks", "[]"),
+];
 
 #[test]
 fn snapshots() {
@@ -70,7 +76,8 @@ fn snapshots() {
     );
 }
 
-const AFTER_STEPS: ([(&str, &str); 3], [&str; 2]) = ([FIELDS[0], ("state", r#""Done""#), FIELDS[2]], [USER, r#"{"n": "é\n"}"#]);
+const AFTER_STEPS: ([(&str, &str); 3], [&str; 2]) =
+    ([FIELDS[0], ("state", r#""Done""#), FIELDS[2]], [USER, r#"{"n": "é\n"}"#]);
 
 #[test]
 fn snapshots_with_a_journal() {
@@ -216,7 +223,8 @@ fn a3s_files_lose_nothing() {
         assert!(!messages.is_empty());
         assert_eq!(Value::from(messages.clone()), original["messages"]);
         for (key, value) in original.iter().filter(|(k, _)| !["id", "messages"].contains(&k.as_str())) {
-            let found: Value = serde_json::from_slice(session.head().get(key).unwrap_or_else(|| panic!("{key} is lost"))).unwrap();
+            let found: Value =
+                serde_json::from_slice(session.head().get(key).unwrap_or_else(|| panic!("{key} is lost"))).unwrap();
             assert_eq!((&found, kind(&found)), (value, kind(value)), "{key}");
         }
 

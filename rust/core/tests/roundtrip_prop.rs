@@ -1,5 +1,7 @@
 //! Whatever is done to sessions, the store says the same as a plain model of it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod support;
 
 use perdure_core::fs::fault::FaultDir;
@@ -17,7 +19,10 @@ enum Op {
     Set(String, String),
     Unset(String),
     Tags(Vec<String>),
-    Save { step: bool, sync: bool },
+    Save {
+        step: bool,
+        sync: bool,
+    },
     /// The program goes on with what is stored; what was not saved is gone.
     Reload,
     /// The engine is closed and opened anew.
@@ -138,7 +143,10 @@ fn run(name: &str, dir: Arc<dyn Dir>, ops: &[Op]) {
                 stored = None;
                 // The copy in memory must not bring it back, unless it is told to.
                 if session.base().saved().is_some() {
-                    assert!(matches!(save(&engine, &mut session.clone(), false, true), Err(Error::Conflict { found: None, .. })));
+                    assert!(matches!(
+                        save(&engine, &mut session.clone(), false, true),
+                        Err(Error::Conflict { found: None, .. })
+                    ));
                 }
                 session.detach();
             }
@@ -149,7 +157,8 @@ fn run(name: &str, dir: Arc<dyn Dir>, ops: &[Op]) {
                 theirs.append(&[r#"{"intruder": true}"#]);
                 let (state, revision) = stored.as_mut().unwrap();
                 save(&other, &mut theirs, *revision % 2 == 0, true).unwrap();
-                (state.messages.push(r#"{"intruder": true}"#.to_string()), *revision += 1);
+                state.messages.push(r#"{"intruder": true}"#.to_string());
+                *revision += 1;
                 other.close();
                 session.append(&["{}"]);
                 let mine = save(&engine, &mut session, true, true);
@@ -169,8 +178,10 @@ fn run(name: &str, dir: Arc<dyn Dir>, ops: &[Op]) {
     let ids: Vec<String> = stored.iter().map(|_| name.to_string()).collect();
     assert_eq!(Engine::on(dir.clone()).list().unwrap(), ids);
     let infos = Engine::on(dir).infos(9, None).unwrap().infos;
-    let listed: Vec<_> = infos.iter().map(|info| (info.count as usize, info.revision, info.head.fields.len())).collect();
-    let expected: Vec<_> = stored.iter().map(|(state, revision)| (state.messages.len(), *revision, state.head.len())).collect();
+    let listed: Vec<_> =
+        infos.iter().map(|info| (info.count as usize, info.revision, info.head.fields.len())).collect();
+    let expected: Vec<_> =
+        stored.iter().map(|(state, revision)| (state.messages.len(), *revision, state.head.len())).collect();
     assert_eq!(listed, expected);
 }
 

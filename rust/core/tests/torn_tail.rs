@@ -1,6 +1,8 @@
 //! Journals and snapshots that are cut, damaged or mixed up: a torn tail is left out and kept aside, anything else is
 //! named as corrupt, and nothing is ever read as a state that was not saved.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod support;
 
 use perdure_core::fs::fault::FaultDir;

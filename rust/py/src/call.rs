@@ -12,7 +12,10 @@ thread_local! {
 }
 
 /// Runs engine code without the interpreter.
-pub fn detached<T: Send, E: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T, E> + Send) -> PyResult<Result<T, E>> {
+pub fn detached<T: Send, E: Send>(
+    py: Python<'_>,
+    work: impl FnOnce() -> Result<T, E> + Send,
+) -> PyResult<Result<T, E>> {
     let done = py.detach(|| catch_unwind(AssertUnwindSafe(work)));
     if let Some(raised) = RAISED.take() {
         return Err(raised);

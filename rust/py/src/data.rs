@@ -2,32 +2,51 @@
 
 use crate::call::{attached, detached};
 use crate::decode::decode;
+use crate::delta::{Outcome, SessionDelta};
 use crate::encode::encode;
 use crate::errors;
-use crate::fields::{datetime, default_head, field, key_text, now, session_id, strings};
+use crate::fields::{datetime, default_head, field, key_text, now, session_id, strings, Whole};
 use crate::messages::Messages;
 use bytes::Bytes;
 use perdure_core::json::Writer;
-use perdure_core::{Head, Lineage, Saved, Session};
+use perdure_core::{Head, Session};
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyString, PyTuple};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A session in memory.
 #[pyclass(frozen, module = "perdure", weakref)]
 pub struct SessionData {
     session: Mutex<Session>,
+    /// Held for the time of a save to files.
+    saving: Mutex<()>,
 }
 
 impl SessionData {
     pub fn new(session: Session) -> SessionData {
-        SessionData { session: Mutex::new(session) }
+        SessionData { session: Mutex::new(session), saving: Mutex::new(()) }
     }
 
     /// Held for moments only: nothing that calls Python or the disk happens under it.
     pub fn lock(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One save at a time. Never waited for with the interpreter held.
+    pub fn turn(&self) -> MutexGuard<'_, ()> {
+        self.saving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves the base to what became of `delta`; `saved` is what its store says, where that is not ours.
+    pub fn settled(&self, delta: &SessionDelta, saved: bool) {
+        let mut session = self.lock();
+        match (&*delta.outcome(), saved) {
+            (Some(Outcome::Stored(state)), _) => session.settle(&delta.written, state.clone()),
+            (Some(Outcome::Unknown(state)), _) => session.set_attempt(state.clone()),
+            (None, true) => session.settle(&delta.written, delta.planned_state()),
+            (None, false) => {}
+        }
     }
 
     fn decoded<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Bound<'py, PyAny>> {
@@ -295,7 +314,8 @@ impl SessionData {
         Ok(())
     }
 
-    fn truncate(&self, count: isize) -> PyResult<()> {
+    fn truncate(&self, count: Whole) -> PyResult<()> {
+        let count = count.0;
         let mut session = self.lock();
         let len = session.log().len();
         match usize::try_from(count) {
@@ -311,7 +331,8 @@ impl SessionData {
     }
 
     #[pyo3(signature = (index, message, *, default=None))]
-    fn replace(&self, index: isize, message: &Bound<'_, PyAny>, default: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    fn replace(&self, index: Whole, message: &Bound<'_, PyAny>, default: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let index = index.0;
         let position = |len: usize| {
             let real = if index < 0 { index + len as isize } else { index };
             usize::try_from(real).ok().filter(|i| *i < len)
@@ -335,15 +356,15 @@ impl SessionData {
     }
 
     #[pyo3(signature = (new_id, at=None))]
-    fn fork(&self, new_id: &Bound<'_, PyAny>, at: Option<usize>) -> PyResult<SessionData> {
+    fn fork(&self, new_id: &Bound<'_, PyAny>, at: Option<Whole>) -> PyResult<SessionData> {
         let id = session_id(new_id)?;
         let session = self.lock();
         let len = session.log().len();
-        let at = at.unwrap_or(len);
-        if at > len {
-            return Err(PyValueError::new_err(format!("cannot copy {at} messages of {len}")));
+        let Whole(at) = at.unwrap_or(Whole(len as isize));
+        match usize::try_from(at) {
+            Ok(at) if at <= len => Ok(SessionData::new(session.fork(id, at))),
+            _ => Err(PyValueError::new_err(format!("cannot copy {at} messages of {len}"))),
         }
-        Ok(SessionData::new(session.fork(id, at)))
     }
 
     fn to_json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
@@ -361,10 +382,10 @@ impl SessionData {
                 Ok(text) => Bytes::copy_from_slice(text.as_bytes()),
                 Err(_) => return Err(PyTypeError::new_err("the JSON text contains a lone surrogate; encode it first")),
             }
-        } else if let Ok(bytes) = json.extract::<Vec<u8>>() {
-            bytes.into()
+        } else if let Ok(bytes) = json.cast::<PyByteArray>() {
+            bytes.to_vec().into()
         } else {
-            return Err(PyTypeError::new_err("from_json takes bytes or str"));
+            return Err(PyTypeError::new_err("from_json takes bytes, bytearray or str"));
         };
         crate::call::engine(py, move || Session::from_json(bytes)).map(SessionData::new)
     }
@@ -394,23 +415,20 @@ impl SessionData {
     #[pyo3(signature = (*, always=false))]
     fn delta(&self, py: Python<'_>, always: bool) -> PyResult<Option<SessionDelta>> {
         let mut session = self.lock();
-        let unchanged = session.is_unchanged();
-        if unchanged && !always {
+        if session.is_unchanged() && !always {
             return Ok(None);
         }
-        SessionDelta::new(py, &mut session, unchanged).map(Some)
+        SessionDelta::new(&mut session).map(Some).map_err(|error| errors::raise(py, &error))
     }
 
     /// The delta is stored: the base moves to it. `saved=False`: it failed, and may have been stored all the same.
     #[pyo3(signature = (delta, *, saved=true))]
-    pub fn settle(&self, delta: &SessionDelta, saved: bool) {
-        let mut session = self.lock();
-        match (&*delta.outcome(), saved) {
-            (Some(Outcome::Stored(state)), _) => session.settle(&delta.written, state.clone()),
-            (Some(Outcome::Unknown(state)), _) => session.set_attempt(state.clone()),
-            (None, true) => session.settle(&delta.written, delta.planned_state()),
-            (None, false) => {}
+    fn settle(&self, delta: &SessionDelta, saved: bool) -> PyResult<()> {
+        if self.lock().id() != delta.written.id() {
+            return Err(PyValueError::new_err("the delta is of another session"));
         }
+        self.settled(delta, saved);
+        Ok(())
     }
 
     /// Expects what `stored` came from, so that the next save overwrites it.
@@ -426,107 +444,11 @@ impl SessionData {
 
     fn __repr__(&self) -> String {
         let session = self.lock();
-        format!("<SessionData {:?} revision={} messages={}>", session.id().as_str(), session.base().revision(), session.log().len())
-    }
-}
-
-/// What became of a delta in the file store.
-pub enum Outcome {
-    Stored(Arc<Saved>),
-    /// It failed, and nobody can know whether it is stored.
-    Unknown(Arc<Saved>),
-}
-
-/// What a save has to write.
-#[pyclass(frozen, module = "perdure")]
-pub struct SessionDelta {
-    pub written: Session,
-    lineage: Lineage,
-    #[pyo3(get)]
-    revision: u64,
-    outcome: Mutex<Option<Outcome>>,
-}
-
-impl SessionDelta {
-    pub fn new(py: Python<'_>, session: &mut Session, unchanged: bool) -> PyResult<SessionDelta> {
-        let (lineage, next) = session.plan().map_err(|error| {
-            errors::new(py, "StoreError", &format!("cannot get random bytes: {error}"), [])
-        })?;
-        let revision = if unchanged { session.base().revision() } else { next };
-        Ok(SessionDelta { written: session.clone(), lineage, revision, outcome: Mutex::new(None) })
-    }
-
-    pub fn outcome(&self) -> MutexGuard<'_, Option<Outcome>> {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The state that a store without files of ours makes of it.
-    fn planned_state(&self) -> Arc<Saved> {
-        Arc::new(self.written.as_saved(Some(self.lineage), self.revision, None))
-    }
-
-    fn stamped(&self) -> Session {
-        let mut session = self.written.clone();
-        session.settle(&self.written, self.planned_state());
-        session
-    }
-}
-
-#[pymethods]
-impl SessionDelta {
-    #[getter]
-    fn session_id(&self) -> String {
-        self.written.id().to_string()
-    }
-
-    #[getter]
-    fn lineage(&self) -> String {
-        self.lineage.to_string()
-    }
-
-    #[getter]
-    fn base_revision(&self) -> Option<u64> {
-        self.written.base().saved().map(|s| s.revision)
-    }
-
-    #[getter]
-    fn first_index(&self) -> usize {
-        self.written.first_new()
-    }
-
-    #[getter]
-    fn message_count(&self) -> usize {
-        self.written.log().len()
-    }
-
-    #[getter]
-    fn messages(&self, py: Python<'_>) -> PyResult<Py<PyList>> {
-        let messages = self.written.log().iter_from(self.written.first_new());
-        let list = PyList::empty(py);
-        for message in messages {
-            list.append(PyBytes::new(py, &message))?;
-        }
-        Ok(list.unbind())
-    }
-
-    #[getter]
-    fn head<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.stamped().head_json())
-    }
-
-    #[getter]
-    fn session(&self) -> SessionData {
-        SessionData::new(self.stamped())
-    }
-
-    fn __repr__(&self) -> String {
         format!(
-            "<SessionDelta {:?} {} -> {}, {} messages from {}>",
-            self.written.id().as_str(),
-            self.written.base().revision(),
-            self.revision,
-            self.written.log().len() - self.written.first_new(),
-            self.written.first_new()
+            "<SessionData {:?} revision={} messages={}>",
+            session.id().as_str(),
+            session.base().revision(),
+            session.log().len()
         )
     }
 }

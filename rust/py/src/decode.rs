@@ -1,5 +1,6 @@
 //! JSON that the scanner has accepted to Python objects.
 
+use crate::encode::step;
 use crate::errors;
 use perdure_core::json;
 use pyo3::intern;
@@ -10,19 +11,40 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString};
 pub fn decode<'py>(py: Python<'py>, text: &[u8], root: impl Fn() -> String) -> PyResult<Bound<'py, PyAny>> {
     let mut decoder = Decoder { py, text, at: 0 };
     decoder.value().map_err(|refusal| match refusal {
-        Refusal::Value(reason) => errors::serialization(py, &root(), &reason),
+        Refusal::Value { reason, steps } => {
+            let steps: String = steps.into_iter().rev().collect();
+            errors::serialization(py, &format!("{}{steps}", root()), &reason)
+        }
         Refusal::Raised(error) => error,
     })
 }
 
 enum Refusal {
-    Value(String),
+    /// `steps` lead to the value, from the innermost outwards.
+    Value {
+        reason: String,
+        steps: Vec<String>,
+    },
     Raised(PyErr),
 }
 
 impl From<PyErr> for Refusal {
     fn from(error: PyErr) -> Refusal {
         Refusal::Raised(error)
+    }
+}
+
+impl Refusal {
+    fn new(reason: impl Into<String>) -> Refusal {
+        Refusal::Value { reason: reason.into(), steps: Vec::new() }
+    }
+
+    #[cold]
+    fn inside(mut self, step: impl FnOnce() -> String) -> Refusal {
+        if let Refusal::Value { steps, .. } = &mut self {
+            steps.push(step());
+        }
+        self
     }
 }
 
@@ -79,7 +101,7 @@ impl<'py> Decoder<'_, 'py> {
             let key = self.string()?;
             self.peek(); // ':'
             self.at += 1;
-            let value = self.value()?;
+            let value = self.value().map_err(|refusal| refusal.inside(|| step(&key)))?;
             dict.set_item(key, value)?;
             let closed = self.peek() == b'}';
             self.at += 1;
@@ -97,7 +119,8 @@ impl<'py> Decoder<'_, 'py> {
             return Ok(list.into_any());
         }
         loop {
-            list.append(self.value()?)?;
+            let value = self.value().map_err(|refusal| refusal.inside(|| format!("[{}]", list.len())))?;
+            list.append(value)?;
             let closed = self.peek() == b']';
             self.at += 1;
             if closed {
@@ -115,7 +138,7 @@ impl<'py> Decoder<'_, 'py> {
             self.at = start + plain + 1;
             return match json::check_utf8(head) {
                 Ok(text) => Ok(PyString::new(self.py, text)),
-                Err(_) => Err(Refusal::Value("not UTF-8".into())),
+                Err(_) => Err(Refusal::new("not UTF-8")),
             };
         }
         self.escaped(start)
@@ -172,7 +195,7 @@ impl<'py> Decoder<'_, 'py> {
         }
         match json::check_utf8(&out) {
             Ok(text) => Ok(PyString::new(self.py, text)),
-            Err(_) => Err(Refusal::Value("not UTF-8".into())),
+            Err(_) => Err(Refusal::new("not UTF-8")),
         }
     }
 
@@ -187,9 +210,9 @@ impl<'py> Decoder<'_, 'py> {
         let token = std::str::from_utf8(rest.get(..len).unwrap_or_default()).unwrap_or_default();
         self.at += len.max(1); // never stands still, whatever the text is
         if token.contains(['.', 'e', 'E']) {
-            let value: f64 = token.parse().map_err(|_| Refusal::Value("a bad number".into()))?;
+            let value: f64 = token.parse().map_err(|_| Refusal::new("a bad number"))?;
             if !value.is_finite() {
-                return Err(Refusal::Value("a number beyond what a float can hold".into()));
+                return Err(Refusal::new("a number beyond what a float can hold"));
             }
             return Ok(PyFloat::new(self.py, value).into_any());
         }
@@ -199,8 +222,10 @@ impl<'py> Decoder<'_, 'py> {
         // Python's own limit guards against quadratic time.
         let digits = token.len() - usize::from(token.starts_with('-'));
         if digits > 4300 {
-            return Err(Refusal::Value("an integer of over 4,300 digits".into()));
+            return Err(Refusal::new("an integer of over 4,300 digits"));
         }
-        Ok(self.py.get_type::<PyInt>().call1((token,))?)
+        // A lower limit than Python's own is the user's (sys.set_int_max_str_digits).
+        let refused = |error: PyErr| Refusal::new(error.value(self.py).to_string());
+        self.py.get_type::<PyInt>().call1((token,)).map_err(refused)
     }
 }

@@ -100,7 +100,7 @@ impl<'py> Encoder<'_, 'py> {
         } else if let Ok(number) = value.cast::<PyFloat>() {
             float(out, number.value())
         } else if let Ok(dict) = value.cast::<PyDict>() {
-            self.dict(out, dict, depth)
+            self.items(out, dict, depth)
         } else if let Ok(list) = value.cast::<PyList>() {
             self.sequence(out, list.iter(), depth)
         } else if is_enum(value)? {
@@ -113,7 +113,9 @@ impl<'py> Encoder<'_, 'py> {
             self.deeper(out, &replaced, depth)
         } else {
             let kind = value.get_type().qualname().map(|q| q.to_string()).unwrap_or_default();
-            Err(Fault::new(format!("a value of type {kind} is not JSON; convert it first (to a string, a number, a list or a dict)")))
+            Err(Fault::new(format!(
+                "a value of type {kind} is not JSON; convert it first (to a string, a number, a list or a dict)"
+            )))
         }
     }
 
@@ -123,21 +125,54 @@ impl<'py> Encoder<'_, 'py> {
     }
 
     fn dict(&self, out: &mut Writer, dict: &Bound<'py, PyDict>, depth: usize) -> Result<(), Fault> {
+        if self.hook.is_some() {
+            return self.items(out, dict, depth);
+        }
         bounded(depth)?;
         out.open(b'{');
+        let count = dict.len();
         for (key, value) in dict.iter() {
-            let Ok(name) = key.cast::<PyString>() else {
-                let kind = key.get_type().name().map(|n| n.to_string()).unwrap_or_default();
-                return Err(Fault::new(format!("a key of type {kind}; the keys of a JSON object are strings")));
-            };
-            match name.to_str() {
-                Ok(name) => out.key(name.as_bytes()),
-                Err(_) => out.key(wtf8(name)?.as_bytes()),
+            self.member(out, &key, &value, depth)?;
+            // An enum's `value` may be a property that runs code.
+            if dict.len() != count {
+                return Err(Fault::new("the dict was changed while it was being written"));
             }
-            self.value(out, &value, depth + 1).map_err(|f| f.inside(|| member(name)))?;
         }
         out.close(b'}');
         Ok(())
+    }
+
+    /// A dict that may change while it is being written (the hook is free to do that), or that has an order of its own.
+    fn items(&self, out: &mut Writer, dict: &Bound<'py, PyDict>, depth: usize) -> Result<(), Fault> {
+        bounded(depth)?;
+        out.open(b'{');
+        let items = dict.as_any().call_method0(intern!(dict.py(), "items"))?;
+        let items: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)> =
+            items.try_iter()?.map(|item| item?.extract()).collect::<PyResult<_>>()?;
+        for (key, value) in items {
+            self.member(out, &key, &value, depth)?;
+        }
+        out.close(b'}');
+        Ok(())
+    }
+
+    #[inline]
+    fn member(
+        &self,
+        out: &mut Writer,
+        key: &Bound<'py, PyAny>,
+        value: &Bound<'py, PyAny>,
+        depth: usize,
+    ) -> Result<(), Fault> {
+        let Ok(name) = key.cast::<PyString>() else {
+            let kind = key.get_type().name().map(|n| n.to_string()).unwrap_or_default();
+            return Err(Fault::new(format!("a key of type {kind}; the keys of a JSON object are strings")));
+        };
+        match name.to_str() {
+            Ok(name) => out.key(name.as_bytes()),
+            Err(_) => out.key(wtf8(name)?.as_bytes()),
+        }
+        self.value(out, value, depth + 1).map_err(|f| f.inside(|| step(name)))
     }
 
     fn sequence(
@@ -164,9 +199,11 @@ fn bounded(depth: usize) -> Result<(), Fault> {
     Ok(())
 }
 
-fn member(name: &Bound<'_, PyString>) -> String {
+/// How a path goes on into a member of an object.
+pub fn step(name: &Bound<'_, PyString>) -> String {
     let name = name.to_string_lossy();
-    let plain = name.chars().enumerate().all(|(i, c)| c == '_' || c.is_ascii_alphabetic() || (i > 0 && c.is_ascii_digit()));
+    let plain = !name.is_empty()
+        && name.chars().enumerate().all(|(i, c)| c == '_' || c.is_ascii_alphabetic() || (i > 0 && c.is_ascii_digit()));
     let short: String = name.chars().take(40).collect();
     if plain {
         format!(".{short}")
@@ -197,10 +234,14 @@ fn integer(out: &mut Writer, value: &Bound<'_, PyInt>) -> Result<(), Fault> {
     }
     // int.__repr__, not str(): a subclass may print itself otherwise.
     let text = value.py().get_type::<PyInt>().call_method1(intern!(value.py(), "__repr__"), (value,));
-    match text.and_then(|t| Ok(t.extract::<String>()?)) {
-        Ok(digits) if digits.len() <= 4301 => {
+    match text.and_then(|t| t.extract::<String>()) {
+        Ok(digits) if digits.len() <= 4300 + usize::from(digits.starts_with('-')) => {
             out.raw(digits.as_bytes());
             Ok(())
+        }
+        // The interpreter's own limit (sys.set_int_max_str_digits) is 4,300, may be lower, and says so.
+        Err(error) if value.call_method0(intern!(value.py(), "bit_length"))?.extract::<u64>()? < 14_280 => {
+            Err(error.into())
         }
         _ => Err(Fault::new("an integer of over 4,300 digits")),
     }

@@ -3,8 +3,8 @@
 use perdure_core::Error;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::IntoPyObjectExt;
 use pyo3::types::{IntoPyDict, PyDict};
+use pyo3::IntoPyObjectExt;
 use std::any::Any;
 
 fn class<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
@@ -19,7 +19,12 @@ fn build<'py>(py: Python<'py>, name: &str, message: &str, fields: &Bound<'py, Py
 }
 
 /// Makes an error of `perdure.errors` with keyword arguments.
-pub fn new<'py, const N: usize>(py: Python<'py>, name: &str, message: &str, fields: [(&str, Option<Bound<'py, PyAny>>); N]) -> PyErr {
+pub fn new<'py, const N: usize>(
+    py: Python<'py>,
+    name: &str,
+    message: &str,
+    fields: [(&str, Option<Bound<'py, PyAny>>); N],
+) -> PyErr {
     let given = fields.into_iter().filter_map(|(key, value)| value.map(|value| (key, value)));
     match given.collect::<Vec<_>>().into_py_dict(py) {
         Ok(fields) => build(py, name, message, &fields),
@@ -42,7 +47,11 @@ pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
             py,
             "SessionConflictError",
             &message,
-            [("session_id", object(py, id)), ("expected", object(py, *expected)), ("found", found.and_then(|f| object(py, f)))],
+            [
+                ("session_id", object(py, id)),
+                ("expected", object(py, *expected)),
+                ("found", found.and_then(|f| object(py, f))),
+            ],
         ),
         Error::Locked { id, owner } => new(
             py,

@@ -5,6 +5,7 @@ use crate::errors;
 use bytes::Bytes;
 use perdure_core::json::Writer;
 use perdure_core::{Head, SessionId};
+use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDateTime, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
@@ -55,6 +56,22 @@ pub fn session_id(id: &Bound<'_, PyAny>) -> PyResult<SessionId> {
     match text.to_str() {
         Ok(text) => SessionId::new(text).map_err(|error| errors::raise(py, &error)),
         Err(_) => Err(invalid("not a session id: it contains a lone surrogate")),
+    }
+}
+
+/// A whole number from Python; one that no machine word holds becomes the nearest that one does.
+#[derive(Clone, Copy)]
+pub struct Whole(pub isize);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Whole {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Whole> {
+        let nearest = |error: PyErr| match error.is_instance_of::<PyOverflowError>(value.py()) {
+            true => Ok(if value.lt(0)? { isize::MIN } else { isize::MAX }),
+            false => Err(error),
+        };
+        value.extract::<isize>().or_else(nearest).map(Whole)
     }
 }
 

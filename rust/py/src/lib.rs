@@ -3,6 +3,7 @@
 mod call;
 mod data;
 mod decode;
+mod delta;
 mod encode;
 mod errors;
 mod fields;
@@ -14,8 +15,12 @@ use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
 mod _core {
+    use pyo3::prelude::*;
+
     #[pymodule_export]
-    use super::data::{SessionData, SessionDelta};
+    use super::data::SessionData;
+    #[pymodule_export]
+    use super::delta::SessionDelta;
     #[pymodule_export]
     use super::hcl::parse_config;
     #[pymodule_export]
@@ -29,4 +34,12 @@ mod _core {
     #[allow(non_upper_case_globals)]
     #[pymodule_export]
     const build_profile: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
+
+    /// A history is a sequence for `isinstance` and `match` too.
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let sequence = module.py().import("collections.abc")?.getattr("Sequence")?;
+        sequence.call_method1("register", (module.py().get_type::<Messages>(),))?;
+        Ok(())
+    }
 }

@@ -2,8 +2,10 @@
 
 use crate::call::attached;
 use crate::decode::decode;
+use crate::fields::Whole;
 use perdure_core::MessageLog;
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PySlice};
 
@@ -30,13 +32,15 @@ impl Messages {
 
     /// Index into the log of this view's message `index`.
     fn position(&self, index: usize) -> usize {
-        (self.start + self.step * index as isize) as usize
+        // A step may be as large as Python likes; within the view the result is always a place in the log.
+        self.start.wrapping_add(self.step.wrapping_mul(index as isize)) as usize
     }
 
-    fn at(&self, index: isize) -> PyResult<usize> {
-        let real = if index < 0 { index + self.len as isize } else { index };
+    fn at(&self, index: Whole) -> PyResult<usize> {
+        let given = index.0;
+        let real = if given < 0 { given + self.len as isize } else { given };
         if real < 0 || real as usize >= self.len {
-            return Err(PyIndexError::new_err(format!("message {index} of {}", self.len)));
+            return Err(PyIndexError::new_err(format!("there is no message {given}: there are {}", self.len)));
         }
         Ok(self.position(real as usize))
     }
@@ -68,16 +72,17 @@ impl Messages {
             let part = slice.indices(self.len as isize)?;
             let view = Messages {
                 log: self.log.clone(),
-                start: self.start + self.step * part.start,
-                step: self.step * part.step,
+                start: self.start.wrapping_add(self.step.wrapping_mul(part.start)),
+                step: self.step.wrapping_mul(part.step),
                 len: part.slicelength,
             };
             return Ok(Bound::new(py, view)?.into_any());
         }
-        let Ok(index) = index.extract::<isize>() else {
-            return Err(PyTypeError::new_err("messages are indexed by integers or slices"));
-        };
-        self.decoded(py, self.at(index)?)
+        if !index.hasattr(intern!(py, "__index__"))? {
+            let kind = index.get_type().name()?;
+            return Err(PyTypeError::new_err(format!("messages are indexed by integers or slices, not by {kind}")));
+        }
+        self.decoded(py, self.at(index.extract()?)?)
     }
 
     fn __iter__(slf: Bound<'_, Self>) -> MessageIterator {
@@ -113,9 +118,9 @@ impl Messages {
         format!("<Messages: {}>", self.len)
     }
 
-    #[pyo3(signature = (value, start=0, stop=isize::MAX, /))]
-    fn index(&self, value: &Bound<'_, PyAny>, start: isize, stop: isize) -> PyResult<usize> {
-        let clamp = |i: isize| (if i < 0 { (i + self.len as isize).max(0) } else { i }) as usize;
+    #[pyo3(signature = (value, start=Whole(0), stop=Whole(isize::MAX), /), text_signature = "($self, value, start=0, stop=..., /)")]
+    fn index(&self, value: &Bound<'_, PyAny>, start: Whole, stop: Whole) -> PyResult<usize> {
+        let clamp = |Whole(i)| (if i < 0 { (i + self.len as isize).max(0) } else { i }) as usize;
         self.find(value, clamp(start), clamp(stop))?.ok_or_else(|| PyValueError::new_err("no such message"))
     }
 
@@ -129,7 +134,7 @@ impl Messages {
     }
 
     /// The stored JSON of a message.
-    fn raw<'py>(&self, py: Python<'py>, index: isize) -> PyResult<Bound<'py, PyBytes>> {
+    fn raw<'py>(&self, py: Python<'py>, index: Whole) -> PyResult<Bound<'py, PyBytes>> {
         let bytes = self.log.get(self.at(index)?).ok_or_else(|| PyIndexError::new_err("message index out of range"))?;
         Ok(PyBytes::new(py, &bytes))
     }

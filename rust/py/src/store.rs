@@ -1,20 +1,27 @@
 //! `FileSessionStore`: the engine as Python sees it.
 
-use crate::call::{detached, engine, give_up};
-use crate::data::{Outcome, SessionData, SessionDelta};
+use crate::call::{engine, give_up};
+use crate::data::SessionData;
 use crate::decode::decode;
+use crate::delta::{Outcome, SessionDelta};
 use crate::errors;
-use crate::fields::{datetime, session_id};
-use perdure_core::{Engine, Info, SaveOptions};
+use crate::fields::{datetime, session_id, Whole};
+use perdure_core::{Engine, Error, Info, Receipt, SaveOptions};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Sessions in a directory, one readable JSON file each.
 #[pyclass(frozen, subclass, module = "perdure", weakref)]
 pub struct FileSessionStore {
+    opened: OnceLock<Opened>,
+}
+
+/// What `__init__` makes of it: a subclass may have arguments of its own, as with any Python class.
+struct Opened {
     path: PathBuf,
     engine: Mutex<Arc<Engine>>,
     sync: bool,
@@ -22,6 +29,22 @@ pub struct FileSessionStore {
 }
 
 impl FileSessionStore {
+    fn opened(&self) -> PyResult<&Opened> {
+        let never =
+            || PyValueError::new_err("this store was never opened: its __init__ has to call super().__init__(dir)");
+        self.opened.get().ok_or_else(never)
+    }
+
+    fn engine(&self, py: Python<'_>) -> PyResult<Arc<Engine>> {
+        self.opened()?.engine(py)
+    }
+
+    fn options(&self) -> PyResult<SaveOptions> {
+        Ok(self.opened()?.options())
+    }
+}
+
+impl Opened {
     /// The engine; a forked child opens its own, and closes what it inherited without unlocking it.
     fn engine(&self, py: Python<'_>) -> PyResult<Arc<Engine>> {
         let current = self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -38,40 +61,54 @@ impl FileSessionStore {
         SaveOptions { sync: self.sync, lock_timeout: self.lock_timeout, give_up, ..SaveOptions::default() }
     }
 
-    fn commit(&self, py: Python<'_>, delta: &SessionDelta, options: SaveOptions) -> PyResult<Py<PyAny>> {
-        let engine = self.engine(py)?;
-        let started = Instant::now();
-        let written = &delta.written;
-        let place = engine.clone();
-        let done = detached(py, move || place.save(written, &options))?;
-        let seconds = started.elapsed().as_secs_f64();
-        match done {
-            Ok(receipt) => {
-                let saved = receipt.saved.clone();
-                let name = saved.file.as_ref().map(|f| f.name.clone()).unwrap_or_default();
-                *delta.outcome() = Some(Outcome::Stored(saved.clone()));
-                let location = engine.path().join(name).display().to_string();
-                let fields = (saved.revision, receipt.bytes_written, receipt.new_bytes, seconds, location);
-                Ok(py.import("perdure.types")?.getattr("SaveReceipt")?.call1(fields)?.unbind())
-            }
-            Err(failed) => {
-                *delta.outcome() = failed.attempt.map(Outcome::Unknown);
-                Err(errors::raise(py, &failed.error))
-            }
+}
+
+/// Saves a delta, notes in it what became of it, and says what the receipt needs to know.
+fn write(engine: &Engine, delta: &SessionDelta, options: &SaveOptions) -> Result<Receipt, Error> {
+    match engine.save(&delta.written, options) {
+        Ok(receipt) => {
+            *delta.outcome() = Some(Outcome::Stored(receipt.saved.clone()));
+            Ok(receipt)
+        }
+        Err(failed) => {
+            *delta.outcome() = failed.attempt.map(Outcome::Unknown);
+            Err(failed.error)
         }
     }
 }
 
+fn save_receipt(py: Python<'_>, engine: &Engine, receipt: &Receipt, started: Instant) -> PyResult<Py<PyAny>> {
+    let saved = &receipt.saved;
+    let name = saved.file.as_ref().map(|f| f.name.as_str()).unwrap_or_default();
+    let location = engine.path().join(name).display().to_string();
+    let seconds = started.elapsed().as_secs_f64();
+    let fields = (saved.revision, receipt.bytes_written, receipt.new_bytes, seconds, location);
+    Ok(py.import("perdure.types")?.getattr("SaveReceipt")?.call1(fields)?.unbind())
+}
+
 fn seconds(py: Python<'_>, name: &str, value: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(value)
-        .map_err(|_| errors::new(py, "ConfigError", &format!("{name} has to be a number of seconds, 0 or more, not {value}"), []))
+    Duration::try_from_secs_f64(value).map_err(|_| {
+        errors::new(py, "ConfigError", &format!("{name} has to be a number of seconds, 0 or more, not {value}"), [])
+    })
 }
 
 #[pymethods]
 impl FileSessionStore {
     #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn py_new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> FileSessionStore {
+        FileSessionStore { opened: OnceLock::new() }
+    }
+
     #[pyo3(signature = (dir, *, journal=false, durability="full", lock_timeout=0.0))]
-    fn py_new(py: Python<'_>, dir: PathBuf, journal: bool, durability: &str, lock_timeout: f64) -> PyResult<Self> {
+    fn __init__(
+        &self,
+        py: Python<'_>,
+        dir: PathBuf,
+        journal: bool,
+        durability: &str,
+        lock_timeout: f64,
+    ) -> PyResult<()> {
         let sync = match durability {
             "full" => true,
             "process" => false,
@@ -87,8 +124,16 @@ impl FileSessionStore {
         let lock_timeout = seconds(py, "lock_timeout", lock_timeout)?;
         let path = dir.clone();
         let engine = engine(py, move || Engine::open(&path))?;
+        if let Some(kind) = engine.network_warning() {
+            let told = "%s is on a network file system (%s): what it says is saved may be lost, and its locks may not hold";
+            let logger = py.import("logging")?.call_method1("getLogger", ("perdure",))?;
+            logger.call_method1("warning", (told, engine.path().display().to_string(), kind))?;
+        }
         // Absolute, so that a forked child finds it again whatever its working directory is.
-        Ok(FileSessionStore { path: engine.path().to_path_buf(), engine: Mutex::new(engine), sync, lock_timeout })
+        let opened = Opened { path: engine.path().to_path_buf(), engine: Mutex::new(engine), sync, lock_timeout };
+        self.opened
+            .set(opened)
+            .map_err(|_| errors::new(py, "ConfigError", "this store is open already; make another one", []))
     }
 
     #[classattr]
@@ -103,34 +148,36 @@ impl FileSessionStore {
 
     /// The directory.
     #[getter]
-    fn path(&self) -> PathBuf {
-        self.path.clone()
+    fn path(&self) -> PyResult<PathBuf> {
+        Ok(self.opened()?.path.clone())
     }
 
     #[getter]
-    fn durability(&self) -> &'static str {
-        if self.sync {
-            "full"
-        } else {
-            "process"
-        }
+    fn durability(&self) -> PyResult<&'static str> {
+        Ok(if self.opened()?.sync { "full" } else { "process" })
     }
 
     #[pyo3(signature = (data, /, *, create=false, force=false))]
     fn save(&self, py: Python<'_>, data: &SessionData, create: bool, force: bool) -> PyResult<Py<PyAny>> {
-        let delta = {
-            let mut session = data.lock();
-            let unchanged = session.is_unchanged();
-            SessionDelta::new(py, &mut session, unchanged)?
-        };
-        let done = self.commit(py, &delta, SaveOptions { create, force, ..self.options() });
-        data.settle(&delta, false);
-        done
+        let (place, options) = (self.engine(py)?, SaveOptions { create, force, ..self.options()? });
+        let started = Instant::now();
+        let receipt = engine(py, || {
+            // Two threads that save one session take turns: the second one stands on what the first one saved.
+            let _turn = data.turn();
+            let delta = SessionDelta::new(&mut data.lock())?;
+            let done = write(&place, &delta, &options);
+            data.settled(&delta, false);
+            done
+        })?;
+        save_receipt(py, &place, &receipt, started)
     }
 
     #[pyo3(signature = (delta, /, *, step=false))]
     fn append(&self, py: Python<'_>, delta: &SessionDelta, step: bool) -> PyResult<Py<PyAny>> {
-        self.commit(py, delta, SaveOptions { step, ..self.options() })
+        let (place, options) = (self.engine(py)?, SaveOptions { step, ..self.options()? });
+        let started = Instant::now();
+        let receipt = engine(py, || write(&place, delta, &options))?;
+        save_receipt(py, &place, &receipt, started)
     }
 
     #[pyo3(signature = (id, /))]
@@ -148,7 +195,7 @@ impl FileSessionStore {
 
     #[pyo3(signature = (id, /))]
     fn delete(&self, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let (id, place, options) = (session_id(id)?, self.engine(py)?, self.options());
+        let (id, place, options) = (session_id(id)?, self.engine(py)?, self.options()?);
         engine(py, move || place.delete(&id, &options))
     }
 
@@ -163,10 +210,13 @@ impl FileSessionStore {
         engine(py, move || place.exists(&id))
     }
 
-    #[pyo3(signature = (limit=50, cursor=None))]
-    fn infos<'py>(&self, py: Python<'py>, limit: usize, cursor: Option<String>) -> PyResult<Bound<'py, PyTuple>> {
+    #[pyo3(signature = (limit=Whole(50), cursor=None), text_signature = "($self, limit=50, cursor=None)")]
+    fn infos<'py>(&self, py: Python<'py>, limit: Whole, cursor: Option<String>) -> PyResult<Bound<'py, PyTuple>> {
+        let Some(limit) = usize::try_from(limit.0).ok().filter(|limit| *limit > 0) else {
+            return Err(PyValueError::new_err(format!("limit: at least 1, not {}", limit.0)));
+        };
         let place = self.engine(py)?;
-        let page = engine(py, move || place.infos(limit.max(1), cursor.as_deref()))?;
+        let page = engine(py, move || place.infos(limit, cursor.as_deref()))?;
         let infos = PyList::empty(py);
         for info in &page.infos {
             infos.append(session_info(py, info)?)?;
@@ -207,25 +257,32 @@ impl FileSessionStore {
     }
 
     fn __repr__(&self) -> String {
-        format!("FileSessionStore({:?}, durability={:?})", self.path.display().to_string(), self.durability())
+        match (self.opened.get(), self.durability()) {
+            (Some(opened), Ok(durability)) => {
+                format!("FileSessionStore({:?}, durability={durability:?})", opened.path.display().to_string())
+            }
+            _ => "<FileSessionStore, not opened>".to_string(),
+        }
     }
 }
 
+/// One bad value in one head must not take the whole listing down: what cannot be shown is left empty.
 fn session_info<'py>(py: Python<'py>, info: &Info) -> PyResult<Bound<'py, PyAny>> {
-    let config = info.head.get("config").map(|c| decode(py, c, || "config".into())).transpose()?;
-    let name = config.and_then(|c| c.get_item("name").ok()).and_then(|n| n.extract::<String>().ok()).unwrap_or_default();
-    let tags = decode(py, &info.head.tags, || "tags".into())?.cast_into::<PyList>().map_err(PyErr::from)?.to_tuple();
+    let shown = |value: &[u8]| decode(py, value, String::new).ok();
+    let name = info.head.get("config").and_then(|c| shown(c)?.get_item("name").ok()?.extract::<String>().ok());
+    let tags = shown(&info.head.tags).and_then(|tags| tags.cast_into::<PyList>().ok()).map(|tags| tags.to_tuple());
+    let prompt = shown(&info.first_prompt).and_then(|prompt| prompt.cast_into::<PyString>().ok());
     let time = |key: &str| datetime(py, info.head.int(key).unwrap_or((info.changed_ns / 1_000_000_000) as i64));
     let fields = (
         info.id.as_str(),
-        name,
-        tags,
+        name.unwrap_or_default(),
+        tags.unwrap_or_else(|| PyTuple::empty(py)),
         time("created_at")?,
         time("updated_at")?,
         info.count,
         info.bytes,
         info.revision,
-        decode(py, &info.first_prompt, || "first_prompt".into())?,
+        prompt,
     );
     py.import("perdure.types")?.getattr("SessionInfo")?.call1(fields)
 }

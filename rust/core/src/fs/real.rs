@@ -29,6 +29,16 @@ impl RealDir {
         let stat = platform::stat(&fs::metadata(&self.path)?);
         Ok((stat.device, stat.inode))
     }
+
+    /// A directory by its path; whether it is there shows when it is used.
+    pub(crate) fn at(path: &Path) -> RealDir {
+        RealDir { path: path.to_path_buf() }
+    }
+
+    /// The kind of network file system the directory is on, where the system tells: no durability can be promised there.
+    pub fn network(&self) -> Option<&'static str> {
+        platform::network(&self.path)
+    }
 }
 
 fn create_durably(path: &Path) -> io::Result<()> {
@@ -195,6 +205,26 @@ mod platform {
         Stat { device: meta.dev(), inode: meta.ino(), len: meta.len(), mtime_ns }
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub fn network(path: &Path) -> Option<&'static str> {
+        // statfs(2): the magic numbers of file systems whose disks are elsewhere.
+        match rustix::fs::statfs(path).ok()?.f_type as u32 {
+            0x6969 => Some("NFS"),
+            0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("SMB"),
+            0x0102_1997 => Some("9P"),
+            0x00c3_6400 => Some("Ceph"),
+            0x5346_414f => Some("AFS"),
+            0x0bd0_0bd0 => Some("Lustre"),
+            0x4750_4653 => Some("GPFS"),
+            _ => None,
+        }
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub fn network(_: &Path) -> Option<&'static str> {
+        None
+    }
+
     pub fn private_dir(builder: &mut fs::DirBuilder) {
         builder.mode(0o700);
     }
@@ -231,6 +261,10 @@ mod platform {
     pub fn stat(meta: &fs::Metadata) -> Stat {
         // 100 ns since 1601; only ever compared with itself.
         Stat { device: 0, inode: 0, len: meta.file_size(), mtime_ns: i128::from(meta.last_write_time()) * 100 }
+    }
+
+    pub fn network(_: &Path) -> Option<&'static str> {
+        None
     }
 
     pub fn private_dir(_: &mut fs::DirBuilder) {}

@@ -7,7 +7,6 @@ use perdure_core::{Engine, Error, Head, SaveOptions, Saved, Session, SessionId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-
 /// What a session says, as plain values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
@@ -49,22 +48,62 @@ pub fn found(dir: &FaultDir, name: &str) -> Result<Option<State>, String> {
 #[derive(Debug, Clone)]
 pub enum Action {
     /// A new session object; a loaded one if the id is stored.
-    New { h: usize, engine: usize, id: usize },
+    New {
+        h: usize,
+        engine: usize,
+        id: usize,
+    },
     /// What is stored; a new one if nothing is.
-    Load { h: usize, engine: usize, id: usize },
-    Append { h: usize, sizes: Vec<usize> },
-    Truncate { h: usize, keep: usize },
-    Replace { h: usize, at: usize, size: usize },
-    Set { h: usize, key: &'static str, size: usize },
-    Unset { h: usize, key: &'static str },
-    Tag { h: usize },
-    Save { h: usize },
-    Step { h: usize },
-    Delete { engine: usize, id: usize },
-    Release { h: usize },
-    Close { engine: usize },
+    Load {
+        h: usize,
+        engine: usize,
+        id: usize,
+    },
+    Append {
+        h: usize,
+        sizes: Vec<usize>,
+    },
+    Truncate {
+        h: usize,
+        keep: usize,
+    },
+    Replace {
+        h: usize,
+        at: usize,
+        size: usize,
+    },
+    Set {
+        h: usize,
+        key: &'static str,
+        size: usize,
+    },
+    Unset {
+        h: usize,
+        key: &'static str,
+    },
+    Tag {
+        h: usize,
+    },
+    Save {
+        h: usize,
+    },
+    Step {
+        h: usize,
+    },
+    Delete {
+        engine: usize,
+        id: usize,
+    },
+    Release {
+        h: usize,
+    },
+    Close {
+        engine: usize,
+    },
     /// The engine is dropped and opened anew, as by another process.
-    Reopen { engine: usize },
+    Reopen {
+        engine: usize,
+    },
 }
 
 pub struct Handle {
@@ -124,7 +163,18 @@ impl World {
         let engines = (0..2).map(|n| dir.process(n)).map(|dir| (engine(&dir), dir)).collect();
         let known = ids.iter().map(|_| Known::default()).collect();
         let handles = BTreeMap::new();
-        World { dir, engines, processes: 2, handles, ids: ids.to_vec(), known, sync: true, retry: false, watch: true, counter: 0 }
+        World {
+            dir,
+            engines,
+            processes: 2,
+            handles,
+            ids: ids.to_vec(),
+            known,
+            sync: true,
+            retry: false,
+            watch: true,
+            counter: 0,
+        }
     }
 
     /// A world on what a crash left.
@@ -209,9 +259,9 @@ impl World {
     fn act_once(&mut self, action: &Action) -> Result<(), Crashed> {
         match *action {
             Action::New { h, engine, id } => {
-                if self.known[id].acknowledged.is_none() && found(&self.dir.copy(), &self.ids[id]) == Ok(None) {
-                    self.fresh(h, engine, id);
-                } else if !self.load(h, engine, id)? {
+                let nothing =
+                    self.known[id].acknowledged.is_none() && found(&self.dir.copy(), &self.ids[id]) == Ok(None);
+                if nothing || !self.load(h, engine, id)? {
                     self.fresh(h, engine, id);
                 }
             }
@@ -278,7 +328,8 @@ impl World {
         let stored = engine(&self.dir.copy()).load(&id(&self.ids[*name])).unwrap_or_else(|e| panic!("stored: {e}"));
         let state = |saved: &Saved| (saved.lineage, saved.revision, saved.content);
         let stored = stored.and_then(|loaded| loaded.session.base().saved().map(state));
-        stored == session.base().saved().map(state) || session.attempt().is_some_and(|saved| stored == Some(state(saved)))
+        stored == session.base().saved().map(state)
+            || session.attempt().is_some_and(|saved| stored == Some(state(saved)))
     }
 
     fn save(&mut self, h: usize, step: bool) -> Result<(), Crashed> {
@@ -299,9 +350,8 @@ impl World {
                 if !new {
                     return Ok(()); // it acknowledges no more than what was loaded
                 }
-                let unsynced = (step && !self.sync).then(|| {
-                    known.possible.iter().cloned().chain([known.acknowledged.clone()]).collect::<Vec<_>>()
-                });
+                let unsynced = (step && !self.sync)
+                    .then(|| known.possible.iter().cloned().chain([known.acknowledged.clone()]).collect::<Vec<_>>());
                 self.known[name].acknowledge(Some(now.clone()));
                 self.known[name].possible.extend(unsynced.unwrap_or_default());
                 if self.watch {

@@ -1,6 +1,7 @@
 //! Which disks a crash may leave.
 
-use super::{put, Change, Entries, Entry, FaultDir, Inode, Options, Random};
+use super::disk::{put, Change, Entries, Entry, Inode};
+use super::{FaultDir, Options, Random};
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -20,7 +21,9 @@ impl FaultDir {
         let relevant: BTreeSet<usize> = named.map(|(_, inode)| *inode).collect();
         let contents: Vec<(usize, Vec<Vec<u8>>)> = relevant
             .into_iter()
-            .filter_map(|at| disk.inodes.get(at).map(|inode| (at, inode.outcomes(disk.options.block, limit, &mut random))))
+            .filter_map(|at| {
+                disk.inodes.get(at).map(|inode| (at, inode.outcomes(disk.options.block, limit, &mut random)))
+            })
             .collect();
         let (mut seen, mut images) = (HashSet::new(), Vec::new());
         let mut pick = |choose: &mut dyn FnMut(usize) -> usize| {
