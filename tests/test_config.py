@@ -275,9 +275,7 @@ def test_no_error_shows_a_key(text: str) -> None:
 
 
 def test_no_repr_shows_a_key() -> None:
-    config = load_config(
-        EXAMPLE + 'storage_url = "postgresql://me:hunter2hunter2@db/x"\nsystem_prompt = "p-canary"\n'
-    )
+    config = load_config(EXAMPLE + 'storage_url = "postgresql://me:hunter2hunter2@db/x"\nsystem_prompt = "p-canary"\n')
     shown = repr(config) + repr(config.find_model()) + repr(config.find_model("openai/gpt-4o-mini"))
     assert "canary" not in shown
     assert "sk-other" not in shown
@@ -430,9 +428,7 @@ def test_the_local_provider_needs_nothing() -> None:
         found = config.find_model(name)
         assert (found.provider.name, found.model.id, found.is_local) == ("local", model, True)
         assert found.require_key() == ""
-    elsewhere = load_config('providers "local" {\n base_url = "http://127.0.0.1:1/v1"\n}\n').find_model(
-        "local/any"
-    )
+    elsewhere = load_config('providers "local" {\n base_url = "http://127.0.0.1:1/v1"\n}\n').find_model("local/any")
     assert not elsewhere.is_local
     with pytest.raises(ConfigError, match="no api_key"):
         elsewhere.require_key()

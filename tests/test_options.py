@@ -233,8 +233,7 @@ def test_repr_shows_what_is_given_and_no_secrets() -> None:
         )
     )
     assert shown == (
-        "SessionOptions(session_id='i', session_store='postgresql:…', system_prompt=<6 characters>, "
-        "tasks=<1 tasks>)"
+        "SessionOptions(session_id='i', session_store='postgresql:…', system_prompt=<6 characters>, tasks=<1 tasks>)"
     )
     resolved = SessionOptions(
         session_store="postgresql://me:canary@db/x", system_prompt="canary", tasks=[{"content": "canary"}]
@@ -243,9 +242,7 @@ def test_repr_shows_what_is_given_and_no_secrets() -> None:
 
 
 def test_precedence_is_call_then_options_then_config_then_default() -> None:
-    config = AgentConfig(
-        max_tool_rounds=1, tool_timeout=1.0, auto_save=True, journal=True, sessions_dir="from-config"
-    )
+    config = AgentConfig(max_tool_rounds=1, tool_timeout=1.0, auto_save=True, journal=True, sessions_dir="from-config")
     given = SessionOptions(max_tool_rounds=2, tool_timeout=2.0, auto_save=False)
     resolved = given.merged({"max_tool_rounds": 3, "tool_timeout": None}).resolve(config)
     assert resolved.max_tool_rounds == 3
@@ -348,9 +345,7 @@ def test_options_that_would_do_nothing_are_refused() -> None:
         SessionOptions(resume=True, file_session_store="d").resolve(AgentConfig())
 
 
-@pytest.mark.parametrize(
-    "good", ["a", "a" * 4096, "..", "/etc/passwd", "😀" * 4096, "CON", "a. ", "\ud800", "a/b"]
-)
+@pytest.mark.parametrize("good", ["a", "a" * 4096, "..", "/etc/passwd", "😀" * 4096, "CON", "a. ", "\ud800", "a/b"])
 def test_ids_that_are_ids(good: str) -> None:
     assert check_session_id(good) is good
     assert SessionOptions(session_id=good).session_id is good

@@ -7,13 +7,27 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, SupportsIndex, final, overload
 
+from typing_extensions import Self, disjoint_base
+
 from perdure.types import SaveReceipt, SessionInfo
+
+__all__ = [
+    "FileSessionStore",
+    "MessageIterator",
+    "Messages",
+    "SessionData",
+    "SessionDelta",
+    "__version__",
+    "build_profile",
+    "close_all",
+    "parse_config",
+]
 
 __version__: Final[str]
 build_profile: Final[str]
 
-Message = Mapping[str, Any]
-Hook = Callable[[Any], Any]
+_Message = Mapping[str, Any]
+_Hook = Callable[[Any], Any]
 
 def parse_config(
     text: str,
@@ -22,9 +36,9 @@ def parse_config(
 ) -> Any:
     """A configuration text (`format` "hcl" or "json") as plain dicts, lists and scalars.
 
-    `env("NAME")` and `env("NAME", "default")` are evaluated; an unset variable without default is None. Every HCL block is
-    a list of dicts, also a single one. `positions` is filled with the path of each value: its line, its column and, where
-    it is an `env()` of an unset variable, that variable. Raises `ConfigError` with line and column.
+    `env("NAME")` and `env("NAME", "default")` are evaluated; an unset variable without default is None. Every HCL
+    block is a list of dicts, also a single one. `positions` is filled with the path of each value: its line, its
+    column and, where it is an `env()` of an unset variable, that variable. Raises `ConfigError` with line and column.
     """
 
 def close_all() -> None:
@@ -40,12 +54,12 @@ class Messages(Sequence[dict[str, Any]]):
 
     def __len__(self) -> int: ...
     @overload
-    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]: ...
+    def __getitem__(self, index: SupportsIndex, /) -> dict[str, Any]: ...
     @overload
-    def __getitem__(self, index: slice) -> Messages: ...
+    def __getitem__(self, index: slice, /) -> Messages: ...
     def __iter__(self) -> Iterator[dict[str, Any]]: ...
     def __contains__(self, value: object, /) -> bool: ...
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
     def index(self, value: Any, start: int = 0, stop: int = ..., /) -> int: ...
     def count(self, value: Any, /) -> int: ...
     def raw(self, index: int) -> bytes:
@@ -139,10 +153,10 @@ class SessionData:
     def get(self, key: str, default: Any = None) -> Any:
         """A head field by its name in the file."""
     def set(self, key: str, value: Any) -> None:
-        """Set a head field. Raises `SerializationError` for `id`, `perdure`, `messages` and values that are not JSON."""
+        """Set a head field. Raises `SerializationError` for `id`, `perdure`, `messages` and what is not JSON."""
     def keys(self) -> list[str]:
         """Names of the head fields in file order, without `id`, `perdure` and `messages`."""
-    def append(self, *messages: Message, default: Hook | None = None) -> None:
+    def append(self, *messages: _Message, default: _Hook | None = None) -> None:
         """Add messages at the end: all of them, or none.
 
         `default` is called for a value that is not JSON and returns one that is. Raises `SerializationError` with the
@@ -150,7 +164,7 @@ class SessionData:
         """
     def truncate(self, count: int) -> None:
         """Keep the first `count` messages. Raises `ValueError` if there are fewer."""
-    def replace(self, index: int, message: Message, *, default: Hook | None = None) -> None:
+    def replace(self, index: int, message: _Message, *, default: _Hook | None = None) -> None:
         """Put another message in the place of one. Raises `IndexError`, `SerializationError`."""
     def freeze(self) -> SessionData:
         """An independent copy as of now, its base included; O(1)."""
@@ -164,7 +178,7 @@ class SessionData:
     def to_dict(self) -> dict[str, Any]:
         """The same as plain objects."""
     @staticmethod
-    def from_dict(fields: dict[str, Any], *, default: Hook | None = None) -> SessionData:
+    def from_dict(fields: dict[str, Any], *, default: _Hook | None = None) -> SessionData:
         """A session from what `to_dict` gives. Raises `SerializationError`, `SessionCorruptError`."""
     def delta(self, *, always: bool = False) -> SessionDelta | None:
         """What the next save has to write, or None if nothing changed since the base (with `always` an empty one)."""
@@ -172,6 +186,7 @@ class SessionData:
         """Move the base to `delta`, which a store has saved. Changes made since it was taken stay unsaved.
 
         `saved=False`: the store failed. If it cannot know whether the delta is stored, the next save accepts both.
+        Raises `ValueError` for a delta of another session.
         """
     def rebase(self, stored: SessionData) -> None:
         """Take the base of `stored`: the next save overwrites that state, knowingly."""
@@ -210,18 +225,20 @@ class SessionDelta:
     def session(self) -> SessionData:
         """The whole session as it will be stored: a clone of its own, O(1)."""
 
+@disjoint_base
 class FileSessionStore:
     """Sessions in a directory, one readable JSON file each (docs/format.md).
 
-    A save is acknowledged when it survives a power cut: the file is written beside the old one, synced, renamed, and the
-    directory synced. Steps inside of a turn go to a journal beside it. Safe to use from any thread; all stores of a
-    process on one directory work together, and processes keep apart with a lock a session.
+    A save is acknowledged when it survives a power cut: the file is written beside the old one, synced, renamed, and
+    the directory synced. Steps inside of a turn go to a journal beside it. Safe to use from any thread; all stores of
+    a process on one directory work together, and processes keep apart with a lock a session. May be subclassed; a
+    subclass with an `__init__` of its own calls `super().__init__(dir)`.
 
     Args:
         dir: made with mode 0700 if it is not there; its parents too.
         journal: not in this version yet.
-        durability: "full", or "process": steps are not synced and may be lost to a power cut; snapshots are synced all the
-            same, so the session never is.
+        durability: "full", or "process": steps are not synced and may be lost to a power cut; snapshots are synced
+            all the same, so the session never is.
         lock_timeout: seconds to wait for another process that has the session open, before `SessionLockedError`. A
             process that is just saving is waited for in any case.
 
@@ -230,14 +247,15 @@ class FileSessionStore:
 
     revisions: bool
     threadsafe: bool
-    def __new__(
-        cls,
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def __init__(
+        self,
         dir: str | os.PathLike[str],
         *,
         journal: bool = False,
         durability: str = "full",
         lock_timeout: float = 0.0,
-    ) -> FileSessionStore: ...
+    ) -> None: ...
     @property
     def path(self) -> Any:
         """The directory, a `pathlib.Path`."""
@@ -251,7 +269,7 @@ class FileSessionStore:
         what was stored stays as it was.
         """
     def append(self, delta: SessionDelta, /, *, step: bool = False) -> SaveReceipt:
-        """Save what changed. `step`: inside of a turn, to the journal. The caller settles its data; raises as `save`."""
+        """Save what changed. `step`: inside of a turn, to the journal. The caller settles; raises as `save`."""
     def load(self, id: str, /) -> SessionData | None:
         """The session, or None. A warning is logged if the file was changed outside perdure.
 
@@ -266,7 +284,7 @@ class FileSessionStore:
     def infos(self, limit: int = 50, cursor: str | None = None) -> tuple[builtins.list[SessionInfo], str | None]:
         """A page of the listing, newest first, and the cursor of the next one. No history is loaded.
 
-        Raises `ValueError` for what is not a cursor of this store.
+        Raises `ValueError` for a limit below 1 and for what is not a cursor of this store.
         """
     def health_check(self) -> None:
         """Write, sync and remove a small file. Raises `StoreError`."""
@@ -274,5 +292,5 @@ class FileSessionStore:
         """Close this session's files. Saving it again opens them again."""
     def close(self) -> None:
         """Close all files of all sessions of this directory. The store can be used afterwards."""
-    def __enter__(self) -> FileSessionStore: ...
+    def __enter__(self) -> Self: ...
     def __exit__(self, *_error: type[BaseException] | BaseException | TracebackType | None) -> None: ...

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import weakref
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from perdure._core import Messages, SessionData
+from perdure._keeper import Keeper
+from perdure._loop import LoopLock
 from perdure.errors import ConfigError, SerializationError, SessionBusyError
-from perdure.redaction import Cleaner
-from perdure.stores.client import PERMANENT, StoreClient, to_the_end
-from perdure.turn.repair import interrupted_results
+from perdure.options import check_session_id, new_session_id
 from perdure.types import SaveReceipt, SendResult, TurnEvent, Usage
 
 if TYPE_CHECKING:
@@ -28,57 +31,47 @@ _log = logging.getLogger("perdure")
 
 Prompt = str | Sequence[Mapping[str, Any]]
 
+own_tools: ContextVar[tuple[Keeper, ...]] = ContextVar("perdure_own_tools", default=())
+"""The sessions of which a tool is running here. One that waited for its own turn to end would wait for ever."""
+
 
 class AsyncSession:
     """A session for code with an event loop. Made by `AsyncAgent.session` and `.resume_session`.
 
-    With `auto_save` the prompt is stored before the model is called, and each reply, each tool result and the end of the
-    turn before anything else happens. A save that fails is a warning on logger `perdure`, is kept in `last_save_error`
-    and given to `on_save_error`; what it should have stored goes out with the next one. Conflict, exists, locked and
-    corrupt do not go away by themselves: they raise at the prompt, before any model call; later in a turn they are kept
-    and raise at the next `send`, until `reload()`, a fork or `save(force=True)`.
+    With `auto_save` the prompt is stored before the model is called, and each reply, each tool result and the end of
+    the turn before anything else happens. A save that fails is a warning on logger `perdure`, is kept in
+    `last_save_error` and given to `on_save_error`; what it should have stored goes out with the next one. Conflict,
+    exists, locked and corrupt do not go away by themselves: they raise at the prompt, before any model call; later in
+    a turn they are kept and raise at the next `send`, until `reload()`, `fork()` or a `save()` that works
+    (`force=True` makes it).
 
     May be used by several tasks of one event loop: one turn runs at a time, a second `send` waits.
     """
 
-    def __init__(
-        self,
-        data: SessionData,
-        *,
-        config: AgentConfig,
-        options: ResolvedOptions,
-        client: StoreClient | None,
-        cleaner: Cleaner,
-        workspace: Path,
-    ) -> None:
-        self._data = data
+    def __init__(self, keeper: Keeper, *, config: AgentConfig, options: ResolvedOptions, workspace: Path) -> None:
+        self._keeper = keeper
         self._config = config
         self._options = options
-        self._client = client
-        self._cleaner = cleaner
         self._workspace = workspace
-        self._saving = asyncio.Lock()
-        self._turns = asyncio.Lock()
-        self._running = False
+        self._turns = LoopLock()
+        self._turn: _Turn | None = None
+        self._streams: weakref.WeakSet[AsyncGenerator[TurnEvent, None]] = weakref.WeakSet()
         self._closed = False
-        self._unfolded = False  # steps were saved since the last save that was none
-        self._permanent: Exception | None = None
         self._runner: TurnRunner | None = None
-        self.last_save_error: Exception | None = None
-        """The error of the last automatic save, None after one that worked."""
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.session_id!r} revision={self._data.revision} messages={len(self._data)}>"
+        data = self._keeper.data
+        return f"<{type(self).__name__} {self.session_id!r} revision={data.revision} messages={len(data)}>"
 
     @property
     def session_id(self) -> str:
         """The session's id."""
-        return self._data.id
+        return self._keeper.data.id
 
     @property
     def data(self) -> SessionData:
         """An independent copy of the session as it is now; O(1)."""
-        return self._data.freeze()
+        return self._keeper.data.freeze()
 
     @property
     def workspace(self) -> Path:
@@ -88,45 +81,54 @@ class AsyncSession:
     @property
     def running(self) -> bool:
         """Whether a turn is under way."""
-        return self._running
+        return self._turn is not None
+
+    @property
+    def last_save_error(self) -> Exception | None:
+        """The error of the last automatic save, None after a save that worked."""
+        return self._keeper.last_error
 
     def history(self) -> Messages:
         """The messages as they are now: an immutable sequence, `len` is free, items are fresh dicts."""
-        return self._data.messages
+        return self._keeper.data.messages
 
     @property
     def usage(self) -> Usage:
         """Tokens of the whole session."""
-        return _usage(self._data.total_usage)
+        return _usage(self._keeper.data.total_usage)
 
     @property
     def tasks(self) -> list[Any]:
         """The task list, a fresh one. Assign a list to change it; it is stored with the next save."""
-        return self._data.tasks
+        return self._keeper.data.tasks
 
     @tasks.setter
     def tasks(self, tasks: Sequence[Any]) -> None:
-        self._data.tasks = [self._cleaner.masker.value(task) for task in tasks]
+        self._keeper.data.tasks = [self._keeper.cleaner.masker.value(task) for task in tasks]
+        self._keeper.dirty = True
 
     @property
     def tags(self) -> list[str]:
-        """Labels that listings show. Assign a list to change them."""
-        return self._data.tags
+        """Labels that listings show. Assign a list to change them; they are stored with the next save."""
+        return self._keeper.data.tags
 
     @tags.setter
     def tags(self, tags: Sequence[str]) -> None:
-        self._data.tags = tags
+        self._keeper.data.tags = [self._keeper.cleaner.masker.value(tag) for tag in tags]
+        self._keeper.dirty = True
 
     @property
     def name(self) -> str:
         """A title for people. Assign a string to change it; it is stored with the next save."""
-        return str(self._data.config.get("name") or "")
+        return str(self._keeper.data.config.get("name") or "")
 
     @name.setter
     def name(self, name: str) -> None:
         if not isinstance(name, str):
             raise SerializationError(f"name: it has to be a string, not {type(name).__name__}", path="name")
-        self._data.config = {**self._data.config, "name": name}
+        data = self._keeper.data
+        data.config = {**data.config, "name": self._keeper.cleaner.masker.text(name)}
+        self._keeper.dirty = True
 
     async def append(self, *messages: Mapping[str, Any]) -> None:
         """Add messages at the end: all of them, or none. String content becomes one text block.
@@ -134,43 +136,48 @@ class AsyncSession:
         Saves with `auto_save`, and raises what the save raises; the messages stay all the same and go out with the next
         one. Raises `SessionBusyError` while a turn runs, `SerializationError` for what is not JSON.
         """
-        self._refuse_closed()
-        self._refuse_running("append")
-        self._data.append(*(self._cleaner.message(_message(m, i)) for i, m in enumerate(messages)))
-        if self._options.auto_save:
-            await self._save(step=False)
+        await self._idle("append")
+        if messages:
+            keeper = self._keeper
+            keeper.data.append(*(keeper.cleaner.message(_message(m, i)) for i, m in enumerate(messages)))
+            keeper.dirty = True
+            await keeper.save_change()
 
     async def rewind(self, to: int) -> None:
         """Keep the first `to` messages. Saves with `auto_save`. Raises `ValueError` if there are fewer."""
-        self._refuse_closed()
-        self._refuse_running("rewind")
-        self._data.truncate(to)
-        if self._options.auto_save:
-            await self._save(step=False)
+        await self._idle("rewind")
+        self._keeper.rewind(to)
+        await self._keeper.save_change()
 
     async def save(self, *, force: bool = False) -> SaveReceipt:
         """Store the session as it is now; if nothing changed since the last save, write nothing.
 
-        `force`: overwrite whatever somebody else stored meanwhile. Raises `ConfigError` without a store, else what the
-        store raises; what was stored then stays as it was.
+        `force`: overwrite whatever somebody else stored meanwhile, but never a damaged file. Raises `ConfigError`
+        without a store, else what the store raises; what was stored then stays as it was.
         """
         self._refuse_closed()
-        receipt = await self._save(step=self._running, force=force)
-        if force:
-            self._permanent = None
-        return receipt
+        return await self._keeper.save(step=self.running and not force, force=force)
 
     async def reload(self) -> None:
         """Take the stored state, giving up what was not saved. Raises `SessionNotFoundError`, `SessionBusyError`."""
-        self._refuse_closed()
-        self._refuse_running("reload")
-        client = self._store()
-        stored = await client.load(self.session_id)
-        if stored is None:
-            raise await client.not_found(self.session_id)
-        self._data = stored
-        self._mend()
-        self._permanent = self.last_save_error = None
+        await self._idle("reload")
+        async with self._turns.hold():
+            await self._keeper.reload()
+
+    async def fork(self, new_id: str | None = None, *, at: int | None = None) -> str:
+        """Store a copy of this session as it is now, saved or not, under `new_id` (default: a new one); gives its id.
+
+        `at`: only the first `at` messages. After a conflict this keeps both: the copy has what is here, `reload()` or
+        `resume_session` gives what is stored. Raises `SessionExistsError`, `SessionBusyError`, `ValueError`.
+        """
+        await self._idle("fork")
+        new_id = new_session_id() if new_id is None else check_session_id(new_id)
+        copy = fork_of(self._keeper.data, new_id, at)
+        client = self._keeper.store()
+        await client.save(copy)
+        await client.release(copy)
+        self._keeper.permanent = None
+        return new_id
 
     async def send(self, prompt: Prompt, history: Sequence[Mapping[str, Any]] | None = None) -> SendResult:
         """Run one turn: the model replies, tools run, until a reply calls none.
@@ -179,62 +186,54 @@ class AsyncSession:
         turn that fails before the model said anything takes its prompt back; after that, finished steps stay. Raises
         `ModelError`, `ToolRoundsError`, `ConfigError`, and the permanent store errors.
         """
-        result = None
-        stream = self.stream(prompt, history)
-        try:
-            async for event in stream:
-                result = event.result or result
-        finally:
-            await stream.aclose()
-        assert result is not None
-        return result
+        return await _result(self.stream(prompt, history))
 
-    async def stream(
+    def stream(
         self, prompt: Prompt, history: Sequence[Mapping[str, Any]] | None = None
     ) -> AsyncGenerator[TurnEvent, None]:
-        """The same as `send`, event by event; see `TurnEvent`. Leaving the iteration ends the turn: finished steps stay."""
-        runner = self._turn_runner()
-        if history is not None:
-            async for event in _closing(runner.aside(prompt, history)):
-                yield event
-            return
-        async with self._turns:
-            async for event in _closing(runner.turn(prompt)):
-                yield event
+        """The same as `send`, event by event; see `TurnEvent`. Leaving the iteration ends the turn: finished steps
+        stay.
+
+        Use it in `async with contextlib.aclosing(…)` if you may leave it early, so that the turn has ended when you
+        go on. Texts are shown with api keys masked; the option `redact` is for what is kept, and is applied to whole
+        messages.
+        """
+        if history is None:
+            return self._start(prompt)
+        events = self._aside(prompt, history)
+        self._streams.add(events)
+        return events
 
     async def continue_turn(self) -> SendResult:
         """Finish a turn that a crash or an error interrupted: unanswered prompts and tool results go to the model.
 
         Raises `SerializationError` if there is nothing to continue, else as `send`.
         """
-        result = None
-        runner = self._turn_runner()
-        async with self._turns:
-            async for event in _closing(runner.turn(None)):
-                result = event.result or result
-        assert result is not None
-        return result
+        return await _result(self._start(None))
 
     async def close(self) -> None:
-        """Save what is pending, close the model's connections and let go of the session's files. Twice is harmless."""
+        """Save what is pending, close the model's connections and let go of the session's files. Twice is harmless.
+
+        A stream that was left open is closed, which ends its turn. Raises `SessionBusyError` while a turn runs in
+        another task, and what the save raises: then the files are let go all the same, and `close()` or `save()` may
+        be tried again. Without `auto_save` nothing is saved; a warning says so if there is something.
+        """
         if self._closed:
             return
-        self._refuse_running("close")
-        try:
-            if self._client is not None and self._permanent is None:
-                if self._options.auto_save:
-                    await self._save(step=False)
-                elif self._data.delta() is not None and len(self._data):
-                    _log.warning(
-                        "session %r is closed with unsaved changes: it has no auto_save, and save() was not called",
-                        self.session_id,
-                    )
-        finally:
-            self._closed = True
-            if self._runner is not None:
-                await self._runner.aclose()
-            if self._client is not None:
-                await self._client.release(self._data)
+        for events in list(self._streams):
+            if _is_running(events):
+                raise self._busy("close")
+            await events.aclose()
+        await self._idle("close")
+        async with self._turns.hold():
+            try:
+                await self._keeper.finish()
+                self._closed = True
+            finally:
+                if self._runner is not None:
+                    await self._runner.aclose()
+                if self._keeper.client is not None:
+                    await self._keeper.client.release(self._keeper.data)
 
     async def __aenter__(self) -> AsyncSession:
         return self
@@ -242,9 +241,69 @@ class AsyncSession:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        if error is None:
+            await self.close()
+            return
+        try:
+            await self.close()
+        except Exception as raised:
+            # The error of the block is the one to see; it may well be the same.
+            _log.warning("session %r is not saved at its end: %s", self.session_id, raised)
 
-    # What a turn needs of the session.
+    def _start(self, prompt: Prompt | None) -> AsyncGenerator[TurnEvent, None]:
+        turn = _Turn()
+        events = self._take_turn(turn, prompt)
+        turn.events = weakref.ref(events)
+        self._streams.add(events)
+        return events
+
+    async def _take_turn(self, turn: _Turn, prompt: Prompt | None) -> AsyncGenerator[TurnEvent, None]:
+        self._refuse_closed()
+        self._refuse_own_tool()
+        self._refuse_own_stream()
+        failure: Exception | None = None
+        result: SendResult | None = None
+        async with self._turns.hold():
+            turn.task = asyncio.current_task()
+            self._turn = turn
+            try:
+                self._refuse_closed()
+                if self._keeper.permanent is not None:
+                    raise self._keeper.permanent.with_traceback(None)
+                async with contextlib.aclosing(self._turn_runner().turn(prompt)) as events:
+                    async for event in events:
+                        result = event.result
+                        if event.type != "end":
+                            yield event
+            except Exception as error:
+                failure = error
+            finally:
+                self._turn = None
+        # From here on the session is free for the next turn.
+        if failure is not None:
+            yield TurnEvent("error", error=failure)
+            raise failure
+        yield TurnEvent("end", result=result)
+
+    async def _aside(self, prompt: Prompt, history: Sequence[Mapping[str, Any]]) -> AsyncGenerator[TurnEvent, None]:
+        self._refuse_closed()
+        failure: Exception | None = None
+        try:
+            async with contextlib.aclosing(self._turn_runner().aside(prompt, history)) as events:
+                async for event in events:
+                    yield event
+        except Exception as error:
+            failure = error
+        if failure is not None:
+            yield TurnEvent("error", error=failure)
+            raise failure
+
+    def _turn_runner(self) -> TurnRunner:
+        if self._runner is None:
+            from perdure.turn.runner import TurnRunner
+
+            self._runner = TurnRunner(self._keeper, self._config, self._options, self._tool_box)
+        return self._runner
 
     def _tool_box(self) -> ToolBox:
         from perdure.turn.tools import ToolBox
@@ -256,95 +315,79 @@ class AsyncSession:
             permissive=options.permissive,
             confirm=options.confirm,
             timeout=options.tool_timeout,
-            masker=self._cleaner.masker,
+            masker=self._keeper.cleaner.masker,
         )
-
-    def _turn_runner(self) -> TurnRunner:
-        self._refuse_closed()
-        if self._permanent is not None:
-            raise self._permanent
-        if self._runner is None:
-            from perdure.turn.runner import TurnRunner
-
-            self._runner = TurnRunner(self)
-        return self._runner
-
-    async def _auto_save(self, *, step: bool) -> int | None:
-        """An automatic save: the revision if it worked. A permanent error raises and is kept, any other is told and kept."""
-        if not self._options.auto_save:
-            return None
-        try:
-            receipt = await self._save(step=step)
-        except PERMANENT as error:
-            self._tell(error)
-            self._permanent = error
-            raise
-        except Exception as error:
-            self._tell(error)
-            return None
-        self.last_save_error = None
-        return receipt.revision
-
-    def _tell(self, error: Exception) -> None:
-        self.last_save_error = error
-        _log.warning("session %r is not saved: %s", self.session_id, error)
-        if self._options.on_save_error is not None:
-            try:
-                self._options.on_save_error(error)
-            except Exception as raised:
-                _log.warning("on_save_error raised %s", type(raised).__name__)
-
-    async def _save(self, *, step: bool, force: bool = False) -> SaveReceipt:
-        client = self._store()
-        return await to_the_end(self._save_unit(client, step=step, force=force))
-
-    async def _save_unit(self, client: StoreClient, *, step: bool, force: bool) -> SaveReceipt:
-        async with self._saving:
-            fold = self._unfolded and not step and client.folds
-            receipt = await client.save(self._data, step=step, always=fold, force=force)
-            self._unfolded = step and (self._unfolded or receipt.bytes_written > 0)
-            return receipt
-
-    def _store(self) -> StoreClient:
-        if self._client is None:
-            raise ConfigError(
-                "this session has no store: give file_session_store or session_store in SessionOptions, or set "
-                "sessions_dir or storage_url in agent.hcl",
-                option="file_session_store",
-            )
-        return self._client
-
-    def _mend(self) -> None:
-        """Give every tool call without a result one, so that the history can be sent. Saved with the next save."""
-        missing = interrupted_results(self._data.messages)
-        if not missing:
-            return
-        first = missing[0][0]
-        tail = [self._data.messages[i] for i in range(first, len(self._data))]
-        for index, result in reversed(missing):
-            tail.insert(index - first, result)
-        self._data.truncate(first)
-        self._data.append(*tail)
 
     def _refuse_closed(self) -> None:
         if self._closed:
             raise ConfigError(f"session {self.session_id!r} is closed; resume it to go on")
 
-    def _refuse_running(self, what: str) -> None:
-        if self._running:
+    def _refuse_own_tool(self) -> None:
+        if self._keeper in own_tools.get():
             raise SessionBusyError(
-                f"{what}: a turn of session {self.session_id!r} is running; wait until it is over",
+                f"a tool of session {self.session_id!r} started a turn of the same session: it would wait for itself",
                 session_id=self.session_id,
             )
 
+    def _refuse_own_stream(self) -> None:
+        turn = self._turn
+        if turn is not None and turn.task is asyncio.current_task() and turn.is_suspended():
+            raise SessionBusyError(
+                f"a stream of session {self.session_id!r} is still open in this task: iterate to its end, or close it",
+                session_id=self.session_id,
+            )
 
-async def _closing(events: AsyncGenerator[TurnEvent, None]) -> AsyncIterator[TurnEvent]:
-    """Iterate and close, also when the iteration is left."""
-    try:
+    async def _idle(self, what: str) -> None:
+        self._refuse_closed()
+        if self._turn is not None and self._turn.is_abandoned():
+            # A stream that was left with `break`: the event loop is about to close it.
+            async with self._turns.hold():
+                pass
+        if self._turn is not None:
+            raise self._busy(what)
+
+    def _busy(self, what: str) -> SessionBusyError:
+        return SessionBusyError(
+            f"{what}: a turn of session {self.session_id!r} is running; wait until it is over",
+            session_id=self.session_id,
+        )
+
+
+class _Turn:
+    """Who runs a turn."""
+
+    def __init__(self) -> None:
+        self.events: weakref.ref[AsyncGenerator[TurnEvent, None]] | None = None
+        self.task: asyncio.Task[Any] | None = None
+
+    def is_suspended(self) -> bool:
+        """Between two events, waiting for somebody to ask for the next one."""
+        events = self.events() if self.events is not None else None
+        return events is not None and not _is_running(events)
+
+    def is_abandoned(self) -> bool:
+        """Nobody can ask for the next event any more."""
+        return self.events is not None and self.events() is None
+
+
+def fork_of(data: SessionData, new_id: str, at: int | None) -> SessionData:
+    """`data.fork`, with a `ValueError` for everything that is not a number of messages."""
+    if at is not None and (not isinstance(at, int) or isinstance(at, bool) or not 0 <= at <= len(data)):
+        raise ValueError(f"at: a number of messages from 0 to {len(data)}, not {at!r}")
+    return data.fork(new_id, at)
+
+
+def _is_running(events: AsyncGenerator[Any, None]) -> bool:
+    return bool(getattr(events, "ag_running", False))
+
+
+async def _result(stream: AsyncGenerator[TurnEvent, None]) -> SendResult:
+    result = None
+    async with contextlib.aclosing(stream) as events:
         async for event in events:
-            yield event
-    finally:
-        await events.aclose()
+            result = event.result or result
+    assert result is not None
+    return result
 
 
 def _message(message: Any, index: int) -> dict[str, Any]:

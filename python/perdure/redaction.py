@@ -1,4 +1,4 @@
-"""The one place through which every message goes before it is kept: api keys are masked, the user's redactor is applied."""
+"""What every message goes through before it is kept: api keys are masked, the user's redactor is applied."""
 
 from __future__ import annotations
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import queue
+import contextlib
 import threading
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 from perdure import _loop
 from perdure._core import Messages, SessionData
 from perdure.async_session import AsyncSession, Prompt
+from perdure.errors import SessionBusyError
 from perdure.types import SaveReceipt, SendResult, TurnEvent, Usage
 
 __all__ = ["Session"]
@@ -31,8 +31,10 @@ class Session:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
         self._turns = threading.Lock()
-        self._gate = threading.Lock()  # held while something runs outside of the loop thread
+        # Held while something runs outside of the loop thread. Entered again by a callback that uses the session.
+        self._gate = threading.RLock()
         self._in_turn = False
+        self._open_in: int | None = None  # the thread that has a stream open and is between two of its events
 
     def __repr__(self) -> str:
         return repr(self._session).replace("AsyncSession", "Session", 1)
@@ -59,7 +61,7 @@ class Session:
 
     @property
     def last_save_error(self) -> Exception | None:
-        """The error of the last automatic save, None after one that worked."""
+        """The error of the last automatic save, None after a save that worked."""
         return self._session.last_save_error
 
     def history(self) -> Messages:
@@ -100,43 +102,49 @@ class Session:
 
     def append(self, *messages: Mapping[str, Any]) -> None:
         """Add messages at the end; see `AsyncSession.append`."""
-        self._now(self._session.append(*messages))
+        self._now(lambda: self._session.append(*messages))
 
     def rewind(self, to: int) -> None:
         """Keep the first `to` messages; see `AsyncSession.rewind`."""
-        self._now(self._session.rewind(to))
+        self._now(lambda: self._session.rewind(to))
 
     def save(self, *, force: bool = False) -> SaveReceipt:
         """Store the session as it is now; see `AsyncSession.save`."""
-        return self._now(self._session.save(force=force))
+        return self._now(lambda: self._session.save(force=force))
 
     def reload(self) -> None:
         """Take the stored state; see `AsyncSession.reload`."""
-        self._now(self._session.reload())
+        self._now(self._session.reload)
+
+    def fork(self, new_id: str | None = None, *, at: int | None = None) -> str:
+        """Store a copy of this session as it is now under another id; see `AsyncSession.fork`."""
+        return self._now(lambda: self._session.fork(new_id, at=at))
 
     def send(self, prompt: Prompt, history: Sequence[Mapping[str, Any]] | None = None) -> SendResult:
         """Run one turn; see `AsyncSession.send`. Ctrl-C ends it and leaves a valid, saved history."""
-        return self._turn(self._session.send(prompt, history), aside=history is not None)
+        _loop.refuse_running_loop("AsyncSession")
+        if history is not None:
+            return _loop.run(self._session.send(prompt, history))
+        with self._turn():
+            return _loop.run(self._session.send(prompt))
 
     def continue_turn(self) -> SendResult:
         """Finish a turn that was interrupted; see `AsyncSession.continue_turn`."""
-        return self._turn(self._session.continue_turn())
+        _loop.refuse_running_loop("AsyncSession")
+        with self._turn():
+            return _loop.run(self._session.continue_turn())
 
     def stream(
         self, prompt: Prompt, history: Sequence[Mapping[str, Any]] | None = None
     ) -> Generator[TurnEvent, None, None]:
         """The same as `send`, event by event; see `AsyncSession.stream`. Closing the generator ends the turn."""
         _loop.refuse_running_loop("AsyncSession")
-        return self._stream(prompt, history)
+        return self._stream(lambda: self._session.stream(prompt, history), aside=history is not None)
 
     def close(self) -> None:
         """Save what is pending and let go of the session's files; see `AsyncSession.close`."""
-        if self._session._runner is None:
-            self._now(self._session.close())
-        else:
-            # The model's connections belong to the loop thread.
-            _loop.refuse_running_loop("AsyncSession")
-            _loop.run(self._session.close())
+        # The model's connections belong to the loop thread.
+        self._now(self._session.close, on_loop=self._session._runner is not None)
 
     def __enter__(self) -> Session:
         return self
@@ -144,91 +152,48 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._now(lambda: self._session.__aexit__(kind, error, trace), on_loop=self._session._runner is not None)
 
-    def _now(self, work: Coroutine[Any, Any, _T]) -> _T:
+    def _now(self, make: Callable[[], Coroutine[Any, Any, _T]], *, on_loop: bool = False) -> _T:
         """In place, unless a turn is running on the loop thread: then there."""
-        try:
-            _loop.refuse_running_loop("AsyncSession")
-        except BaseException:
-            work.close()
-            raise
-        with self._gate:
-            if not self._in_turn:
-                return _loop.step(work)
-        return _loop.run(work)
+        _loop.refuse_running_loop("AsyncSession")
+        if not on_loop:
+            with self._gate:
+                if not self._in_turn:
+                    return _loop.step(make())
+        return _loop.run(make())
 
-    def _turn(self, work: Coroutine[Any, Any, _T], *, aside: bool = False) -> _T:
-        try:
-            _loop.refuse_running_loop("AsyncSession")
-        except BaseException:
-            work.close()
-            raise
-        if aside:
-            return _loop.run(work)
-        with _InTurn(self):
-            return _loop.run(work)
-
-    def _stream(self, prompt: Prompt, history: Sequence[Mapping[str, Any]] | None) -> Generator[TurnEvent, None, None]:
-        # The turn runs as one task on the loop thread and hands its events over one by one.
-        events: queue.SimpleQueue[TurnEvent | None] = queue.SimpleQueue()
-        wanted = threading.Semaphore(0)
-        stopped = threading.Event()
-        failure: list[BaseException] = []
-
-        async def pump() -> None:
-            loop = asyncio.get_running_loop()
-            stream = self._session.stream(prompt, history)
+    def _stream(
+        self, make: Callable[[], AsyncGenerator[TurnEvent, None]], *, aside: bool
+    ) -> Generator[TurnEvent, None, None]:
+        with contextlib.nullcontext() if aside else self._turn():
+            events = _loop.iterate(make())
             try:
-                async for event in stream:
-                    events.put(event)
-                    await loop.run_in_executor(None, wanted.acquire)
-                    if stopped.is_set():
-                        return
+                for event in events:
+                    if not aside:
+                        self._open_in = threading.get_ident()
+                    yield event
+                    if not aside:
+                        self._open_in = None
             finally:
-                await stream.aclose()
+                if not aside:
+                    self._open_in = None
+                events.close()
 
-        def work() -> None:
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One turn at a time; while it lasts, other calls go to the loop thread too."""
+        self._session._refuse_own_tool()
+        if self._open_in == threading.get_ident():
+            raise SessionBusyError(
+                f"a stream of session {self.session_id!r} is open in this thread: iterate to its end, or close it",
+                session_id=self.session_id,
+            )
+        with self._turns:
             try:
-                if history is not None:
-                    _loop.run(pump())
-                else:
-                    with _InTurn(self):
-                        _loop.run(pump())
-            except BaseException as error:
-                failure.append(error)
+                with self._gate:
+                    self._in_turn = True
+                yield
             finally:
-                events.put(None)
-
-        thread = threading.Thread(target=work, name="perdure-stream", daemon=True)
-        thread.start()
-        try:
-            while True:
-                event = events.get()
-                if event is None:
-                    break
-                yield event
-                wanted.release()
-        finally:
-            stopped.set()
-            wanted.release()
-            thread.join()
-        if failure:
-            raise failure[0]
-
-
-class _InTurn:
-    """One turn at a time; while it lasts, other calls go to the loop thread too."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __enter__(self) -> None:
-        self._session._turns.acquire()
-        with self._session._gate:
-            self._session._in_turn = True
-
-    def __exit__(self, *_: object) -> None:
-        with self._session._gate:
-            self._session._in_turn = False
-        self._session._turns.release()
+                with self._gate:
+                    self._in_turn = False

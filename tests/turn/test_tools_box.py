@@ -143,9 +143,7 @@ async def test_functions_ask_only_if_they_say_so(tmp_path: Path) -> None:
     assert (await run(ToolBox(tmp_path, tools=[launch]), "launch", count=1)).content == "gone"
     launch.perdure_confirm = True  # type: ignore[attr-defined]
     assert (await run(ToolBox(tmp_path, tools=[launch]), "launch", count=2)).is_error
-    assert not (
-        await run(ToolBox(tmp_path, tools=[launch], confirm=lambda *_: True), "launch", count=3)
-    ).is_error
+    assert not (await run(ToolBox(tmp_path, tools=[launch], confirm=lambda *_: True), "launch", count=3)).is_error
     assert ran == [1, 3]
 
 
@@ -171,9 +169,7 @@ async def test_functions_ask_only_if_they_say_so(tmp_path: Path) -> None:
         ),
     ],
 )
-async def test_wrong_arguments_are_told(
-    tmp_path: Path, name: str, arguments: dict[str, Any], words: list[str]
-) -> None:
+async def test_wrong_arguments_are_told(tmp_path: Path, name: str, arguments: dict[str, Any], words: list[str]) -> None:
     box = ToolBox(tmp_path, tools=["read", "edit", "bash", weather], permissive=True)
     outcome = await box.run(name, arguments, tool_use_id="t")
     assert outcome.is_error

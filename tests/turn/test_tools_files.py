@@ -213,9 +213,7 @@ async def test_read_is_bounded_for_huge_files(workspace: Path) -> None:
         assert len(outcome.content) < 1200
     assert "binary" in (await box.run("read", {"path": "big"}, tool_use_id="t")).content
     assert "continue with offset=1" in (await box.run("read", {"path": "lines"}, tool_use_id="t")).content
-    assert (await box.run("read", {"path": "long"}, tool_use_id="t")).content.endswith(
-        "continue with offset=2]"
-    )
+    assert (await box.run("read", {"path": "long"}, tool_use_id="t")).content.endswith("continue with offset=2]")
     assert (await box.run("read", {"path": "long", "offset": 2}, tool_use_id="t")).content == "last\n"
 
 
@@ -289,9 +287,7 @@ async def test_edit_wants_exactly_one_place(workspace: Path) -> None:
     assert none.is_error
     assert "does not occur" in none.content
     assert target.read_text() == "a = 1\nb = 1\n"
-    assert (
-        await run(workspace, "edit", path="f.py", old="a = 1", new="a = 3")
-    ).content == "edited f.py (1 place)"
+    assert (await run(workspace, "edit", path="f.py", old="a = 1", new="a = 3")).content == "edited f.py (1 place)"
     assert not (await run(workspace, "edit", path="f.py", old="= ", new="=", replace_all=True)).is_error
     assert target.read_text() == "a =3\nb =1\n"
     assert (await run(workspace, "edit", path="f.py", old="", new="x")).is_error

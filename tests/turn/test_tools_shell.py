@@ -51,9 +51,7 @@ def children() -> list[str]:
 
 
 async def test_output_and_exit_code(tmp_path: Path) -> None:
-    assert await bash(tmp_path, "echo out; echo err >&2; pwd") == ToolOutcome(
-        f"out\nerr\n{tmp_path}\n", False
-    )
+    assert await bash(tmp_path, "echo out; echo err >&2; pwd") == ToolOutcome(f"out\nerr\n{tmp_path}\n", False)
     assert await bash(tmp_path, "echo no; exit 3") == ToolOutcome("no\n[exit code 3]", True)
     assert await bash(tmp_path, "true") == ToolOutcome("[no output]", False)
     assert await bash(tmp_path, "kill -SEGV $$") == ToolOutcome("[the command was killed by SIGSEGV]", True)
@@ -70,9 +68,7 @@ print(asyncio.run(box.run("bash", {{"command": "cat; echo done"}}, tool_use_id="
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     read, write = os.pipe()
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=path, stdin=read, capture_output=True, timeout=30
-        )
+        done = subprocess.run([sys.executable, "-c", program], env=path, stdin=read, capture_output=True, timeout=30)
     finally:
         os.close(read)
         os.close(write)
@@ -120,9 +116,7 @@ async def test_background_process_does_not_hold_the_call(tmp_path: Path) -> None
 
 
 async def test_cancellation_kills_and_passes(tmp_path: Path) -> None:
-    task = asyncio.ensure_future(
-        bash(tmp_path, f"touch started; setsid sleep 9{os.getpid()} & sleep 9{os.getpid()}")
-    )
+    task = asyncio.ensure_future(bash(tmp_path, f"touch started; setsid sleep 9{os.getpid()} & sleep 9{os.getpid()}"))
     while not (tmp_path / "started").exists():  # noqa: ASYNC110 (made by another process)
         await asyncio.sleep(0.01)
     started = time.monotonic()

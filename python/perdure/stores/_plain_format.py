@@ -5,6 +5,7 @@ No file is touched here. Nothing of the Rust core is used: this is what the core
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -250,7 +251,8 @@ def read_journal(data: bytes, path: str) -> Journal:
     for number, line in enumerate(lines, 1):
         last = number == len(lines) and not tail
         # A header that was never whole was never acknowledged, nor was the one line written along with it.
-        if b"\0" in line and (last or (number == 1 and len(lines) + bool(tail) <= 2)):
+        header_alone = number == 1 and len(lines) + bool(tail) <= 2
+        if b"\0" in line and (last or header_alone or all(map(_is_unsynced, lines[number:]))):
             break
         payload = _check_line(line, journal, number, path)
         if number == 1:
@@ -263,6 +265,16 @@ def read_journal(data: bytes, path: str) -> Journal:
     journal.good = at
     journal.torn = data[at:]
     return journal
+
+
+def _is_unsynced(line: bytes) -> bool:
+    """Whether the line was never synced: then nothing vouches for the bytes before it either."""
+    if b"\0" in line:
+        return True
+    try:
+        return json.loads(line).get("unsynced") is True
+    except (ValueError, AttributeError):
+        return False
 
 
 def _bad_line(path: str, number: int, what: str) -> SessionCorruptError:

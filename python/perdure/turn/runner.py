@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import contextlib
+import logging
+import os
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure._loop import off_loop
+from perdure.errors import ConfigError
 from perdure.stores.client import to_the_end
 from perdure.turn.messages import prompt_message, usage_of
 from perdure.types import SendResult, TurnEvent, Usage
 
 if TYPE_CHECKING:
-    from perdure.async_session import AsyncSession
-    from perdure.turn.loop import TurnSettings
-    from perdure.turn.models import TurnModel
+    from perdure._keeper import Keeper
+    from perdure.config import AgentConfig, ResolvedModel
+    from perdure.options import ResolvedOptions
+    from perdure.turn.loop import ToolOutcomeLike, TurnSettings
+    from perdure.turn.models import ToolSpecLike, TurnModel
     from perdure.turn.tools import ToolBox
 
 __all__ = ["TurnRunner"]
+
+_log = logging.getLogger("perdure")
 
 _Prompt = str | Sequence[Mapping[str, Any]]
 
@@ -25,67 +33,65 @@ _Prompt = str | Sequence[Mapping[str, Any]]
 class TurnRunner:
     """Runs the turns of one session. The model is opened with the first turn and belongs to one event loop."""
 
-    def __init__(self, session: AsyncSession) -> None:
-        self._session = session
+    def __init__(
+        self, keeper: Keeper, config: AgentConfig, options: ResolvedOptions, tool_box: Callable[[], ToolBox]
+    ) -> None:
+        self._keeper = keeper
+        self._config = config
+        self._options = options
+        self._tool_box = tool_box
         self._model: TurnModel | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._tools: ToolBox | None = None
+        self._home: tuple[asyncio.AbstractEventLoop, int] | None = None  # the model's loop and process
+        self._tools: _Tools | None = None
 
     async def aclose(self) -> None:
         """Close the model's connections, where their event loop still runs."""
-        model, self._model = self._model, None
-        if model is not None and self._loop is not None and not self._loop.is_closed():
-            if self._loop is _running_loop():
-                await model.aclose()
-            else:
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(model.aclose(), self._loop))
+        model, home = self._model, self._home
+        self._model = self._home = None
+        if model is None or home is None or False:
+            return  # in a forked child the connections are the parent's
+        loop = home[0]
+        if loop is asyncio.get_running_loop():
+            await model.aclose()
+        elif loop.is_running():
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(model.aclose(), loop))
 
     async def turn(self, prompt: _Prompt | None) -> AsyncGenerator[TurnEvent, None]:
         """One turn on the session's history; None continues an interrupted one."""
-        session = self._session
-        data = session._data
-        first = len(data)
-        message = None if prompt is None else session._cleaner.message(prompt_message(prompt))
-        turn = _Turn(session)
-        session._running = True
+        keeper = self._keeper
+        message = None if prompt is None else keeper.cleaner.message(prompt_message(prompt))
+        # What is wrong with model, key or tools shows here, before anything is kept.
+        model, tools, settings = await self._open()
+        if keeper.data.model_name != model.name:
+            keeper.data.model_name = model.name
+        turn = _Turn(keeper)
         try:
-            try:
-                if message is not None:
-                    session._mend()
-                    first = len(data)
-                    data.append(message)
-                    turn.messages.append(message)
-                    async for event in turn.saved():
-                        yield event
-                model, tools, settings = await self._open()
-                async for event in self._steps(turn, list(data.messages), model, tools, settings):
+            if message is not None:
+                for event in _saved(await turn.begin(message)):
                     yield event
-            except BaseException as error:
-                await to_the_end(turn.broke_off(first, error))
-                if isinstance(error, Exception):
-                    yield TurnEvent("error", error=error)
-                raise
-            turn.count_turn()
-            async for event in turn.saved(step=False):
-                yield event
-        finally:
-            session._running = False
+            messages = keeper.data.messages
+            history = await off_loop(lambda: list(messages))
+            async with contextlib.aclosing(self._steps(turn, history, model, tools, settings)) as events:
+                async for event in events:
+                    yield event
+        except BaseException:
+            await to_the_end(turn.broke_off())
+            raise
+        for event in _saved(await turn.finish()):
+            yield event
         yield TurnEvent("end", result=turn.result())
 
     async def aside(self, prompt: _Prompt, history: Sequence[Mapping[str, Any]]) -> AsyncGenerator[TurnEvent, None]:
         """A turn on a history of its own: nothing of it is recorded."""
-        cleaner = self._session._cleaner
+        cleaner = self._keeper.cleaner
         message = cleaner.message(prompt_message(prompt))
-        turn = _Turn(self._session, keeps=False)
+        sent = [*(cleaner.message(m) for m in history), message]
+        model, tools, settings = await self._open()
+        turn = _Turn(self._keeper, keeps=False)
         turn.messages.append(message)
-        try:
-            model, tools, settings = await self._open()
-            sent = [*(cleaner.message(m) for m in history), message]
-            async for event in self._steps(turn, sent, model, tools, settings):
+        async with contextlib.aclosing(self._steps(turn, sent, model, tools, settings)) as events:
+            async for event in events:
                 yield event
-        except Exception as error:
-            yield TurnEvent("error", error=error)
-            raise
         yield TurnEvent("end", result=turn.result())
 
     async def _steps(
@@ -93,130 +99,182 @@ class TurnRunner:
         turn: _Turn,
         history: list[dict[str, Any]],
         model: TurnModel,
-        tools: ToolBox,
+        tools: _Tools,
         settings: TurnSettings,
     ) -> AsyncGenerator[TurnEvent, None]:
         from perdure.turn.loop import run_turn
 
-        masked = self._session._cleaner.masker.stream()
+        masker = self._keeper.cleaner.masker
+        shown = masker.stream()
         events = run_turn(model=model, history=history, record=turn.record, tools=tools, settings=settings)
-        try:
+        async with contextlib.aclosing(events):
             async for event in events:
                 if event.type == "text_delta":
+                    turn.said = True
                     # A key may be cut in two by the stream.
-                    text = masked.feed(event.text or "")
-                    if text:
-                        yield TurnEvent("text_delta", text=text)
+                    for part in _text(shown.feed(event.text or "")):
+                        yield part
                     continue
-                rest = masked.end()
-                if rest:
-                    yield TurnEvent("text_delta", text=rest)
-                for revision in turn.take_revisions():
-                    yield TurnEvent("saved", revision=revision)
-                yield event
-            rest = masked.end()
-            if rest:
-                yield TurnEvent("text_delta", text=rest)
-            for revision in turn.take_revisions():
-                yield TurnEvent("saved", revision=revision)
-        finally:
-            await events.aclose()
+                for part in (*_text(shown.end()), *turn.take_saved()):
+                    yield part
+                if event.tool_input is not None:
+                    # The tool gets what the model wrote; the one who looks on need not see a key.
+                    yield TurnEvent(
+                        event.type,
+                        tool_use_id=event.tool_use_id,
+                        tool_name=event.tool_name,
+                        tool_input=masker.value(event.tool_input),
+                    )
+                else:
+                    yield event
+            for part in (*_text(shown.end()), *turn.take_saved()):
+                yield part
 
-    async def _open(self) -> tuple[TurnModel, ToolBox, TurnSettings]:
+    async def _open(self) -> tuple[TurnModel, _Tools, TurnSettings]:
         # The model layer takes a second or two to import.
         await off_loop(_import_models)
         from perdure.turn.loop import TurnSettings
         from perdure.turn.models import open_model
 
-        session = self._session
-        options = session._options
+        keeper, options = self._keeper, self._options
         if self._tools is None:
-            self._tools = session._tool_box()
-        if self._model is None or self._loop is not _running_loop():
-            resolved = session._config.find_model(options.model)
-            self._model = await open_model(resolved)
-            self._loop = _running_loop()
+            self._tools = _Tools(await off_loop(self._tool_box), keeper)
+        home = (asyncio.get_running_loop(), os.getpid())
+        if self._model is None or self._home != home:
+            await self.aclose()
+            self._model = await open_model(self._chosen())
+            self._home = home
         settings = TurnSettings(
             max_tool_rounds=options.max_tool_rounds,
             temperature=options.temperature,
-            system_prompt=session._data.config.get("system_prompt") or None,
+            system_prompt=keeper.data.config.get("system_prompt") or None,
         )
         return self._model, self._tools, settings
+
+    def _chosen(self) -> ResolvedModel:
+        """The model that the options name, else the session's own, else the configuration's."""
+        own = self._keeper.data.model_name
+        if self._options.model is None and own:
+            try:
+                return self._config.find_model(own)
+            except ConfigError:
+                default = self._config.find_model()
+                _log.warning(
+                    "session %r was held with model %r, which the configuration does not have; it goes on with %r",
+                    self._keeper.data.id,
+                    own,
+                    default.name,
+                )
+                return default
+        return self._config.find_model(self._options.model)
+
+
+class _Tools:
+    """A session's tools, which know whose they are: see `own_tools`."""
+
+    def __init__(self, box: ToolBox, keeper: Keeper) -> None:
+        self._box = box
+        self._keeper = keeper
+
+    def definitions(self) -> Sequence[ToolSpecLike]:
+        return self._box.definitions()
+
+    async def run(self, name: str, arguments: dict[str, Any], *, tool_use_id: str) -> ToolOutcomeLike:
+        from perdure.async_session import own_tools
+
+        token = own_tools.set((*own_tools.get(), self._keeper))
+        try:
+            return await self._box.run(name, arguments, tool_use_id=tool_use_id)
+        finally:
+            own_tools.reset(token)
 
 
 class _Turn:
     """What one turn has brought so far."""
 
-    def __init__(self, session: AsyncSession, *, keeps: bool = True) -> None:
+    def __init__(self, keeper: Keeper, *, keeps: bool = True) -> None:
         self.messages: list[dict[str, Any]] = []
-        self._session = session
+        self.said = False
+        """Whether the model has said anything."""
+        self._keeper = keeper
         self._keeps = keeps
+        self._prompt_at: int | None = None
         self._usages: list[Usage] = []
         self._calls = 0
         self._text = ""
-        self._replied = False
         self._revisions: list[int] = []
-        self._lost: Exception | None = None
+
+    async def begin(self, prompt: dict[str, Any]) -> int | None:
+        """Keep and store the prompt. Permanent errors raise, before any model call, and leave no trace of it."""
+        keeper = self._keeper
+        keeper.mend()
+        was_dirty, at = keeper.dirty, len(keeper.data)
+        keeper.data.append(prompt)
+        keeper.dirty = True
+        try:
+            revision = await keeper.save_prompt()
+        except Exception:
+            keeper.data.truncate(at)
+            keeper.dirty = was_dirty
+            raise
+        except BaseException:
+            self._prompt_at = at
+            raise
+        self._prompt_at = at
+        self.messages.append(prompt)
+        return revision
 
     async def record(self, message: dict[str, Any]) -> None:
         """Keep a finished step, and store it before anything else happens."""
-        message = self._session._cleaner.message(message)
+        message = self._keeper.cleaner.message(message)
+        self.said = True
         self.messages.append(message)
         if message["role"] == "assistant":
-            self._replied = True
             self._usages.append(usage_of(message))
             blocks = message["content"]
             self._calls += sum(block["type"] == "tool_use" for block in blocks)
             self._text = "".join(block["text"] for block in blocks if block["type"] == "text")
-        if self._keeps:
-            self._session._data.append(message)
-            if message["role"] == "assistant":
-                self._count_usage()
-            revision = await self._auto_save(step=True)
-            if revision is not None:
-                self._revisions.append(revision)
-
-    async def saved(self, *, step: bool = True) -> AsyncGenerator[TurnEvent, None]:
-        """Store what there is; the prompt's permanent errors raise, before any model call."""
-        if step:
-            revision = await self._session._auto_save(step=True)
-        else:
-            revision = await self._auto_save(step=False)
-        if revision is not None:
-            yield TurnEvent("saved", revision=revision)
-
-    async def _auto_save(self, *, step: bool) -> int | None:
-        # Once somebody else has the session, each further step would fail the same way. It is kept for the next `send`.
-        if self._session._permanent is not None:
-            return None
-        try:
-            return await self._session._auto_save(step=step)
-        except Exception:
-            return None
-
-    async def broke_off(self, first: int, error: BaseException) -> None:
-        """The turn failed or was cancelled: leave a history that is valid, and store it."""
-        session = self._session
-        if not self._replied and self.messages and self.messages[0]["role"] == "user":
-            # Nothing came of the prompt. It is the caller's again.
-            session._data.truncate(first)
-        else:
-            session._mend()
-        if session._permanent is not None and not self._replied:
-            # The prompt's own save said that the session is not ours to write; the caller is told by the exception.
-            session._permanent = None
+        if not self._keeps:
             return
-        await self._auto_save(step=False)
+        self._keeper.data.append(message)
+        self._keeper.dirty = True
+        if message["role"] == "assistant":
+            self._count_usage()
+        revision = await self._keeper.auto_save(step=True)
+        if revision is not None:
+            self._revisions.append(revision)
 
-    def take_revisions(self) -> list[int]:
+    async def finish(self) -> int | None:
+        """The turn is over: one more in the head, and the last save."""
+        data = self._keeper.data
+        context = data.context_usage
+        context["turns"] = (context.get("turns") or 0) + 1
+        data.context_usage = context
+        self._keeper.dirty = True
+        self._keeper.answered()
+        return await self._keeper.auto_save(step=False)
+
+    async def broke_off(self) -> None:
+        """The turn failed or was cancelled: leave a history that is valid, and store it."""
+        if self._prompt_at is not None and not self.said:
+            # Nothing came of the prompt. It is the caller's again.
+            self._keeper.data.truncate(self._prompt_at)
+        elif self.said:
+            self._keeper.mend()
+        else:
+            return
+        await self._keeper.auto_save(step=False)
+
+    def take_saved(self) -> list[TurnEvent]:
+        """The events of the saves since the last call."""
         taken, self._revisions = self._revisions, []
-        return taken
+        return [TurnEvent("saved", revision=revision) for revision in taken]
 
     def result(self) -> SendResult:
         return SendResult(self._text, _sum(self._usages), self._calls, tuple(self.messages))
 
     def _count_usage(self) -> None:
-        data, last = self._session._data, self._usages[-1]
+        data, last = self._keeper.data, self._usages[-1]
         total = data.total_usage
         for key in (
             "prompt_tokens",
@@ -236,12 +294,13 @@ class _Turn:
             context["percent"] = round(last.total_tokens / most, 6) if most else 0.0
             data.context_usage = context
 
-    def count_turn(self) -> None:
-        """One more finished turn in the head."""
-        data = self._session._data
-        context = data.context_usage
-        context["turns"] = (context.get("turns") or 0) + 1
-        data.context_usage = context
+
+def _saved(revision: int | None) -> list[TurnEvent]:
+    return [] if revision is None else [TurnEvent("saved", revision=revision)]
+
+
+def _text(text: str) -> list[TurnEvent]:
+    return [TurnEvent("text_delta", text=text)] if text else []
 
 
 def _sum(usages: Sequence[Usage]) -> Usage:
@@ -261,7 +320,3 @@ def _sum(usages: Sequence[Usage]) -> Usage:
 def _import_models() -> None:
     import perdure.turn.loop
     import perdure.turn.models  # noqa: F401
-
-
-def _running_loop() -> asyncio.AbstractEventLoop:
-    return asyncio.get_running_loop()

@@ -35,7 +35,14 @@ pub struct SaveOptions {
 
 impl Default for SaveOptions {
     fn default() -> SaveOptions {
-        SaveOptions { step: false, create: false, force: false, sync: true, lock_timeout: Duration::ZERO, give_up: || false }
+        SaveOptions {
+            step: false,
+            create: false,
+            force: false,
+            sync: true,
+            lock_timeout: Duration::ZERO,
+            give_up: || false,
+        }
     }
 }
 
@@ -150,7 +157,8 @@ impl Engine {
         let mut evicted = None;
         if slots.by_stem.len() >= OPEN_SESSIONS && !slots.by_stem.contains_key(&names.stem) {
             // A slot that only the table holds is idle. A poisoned one has to remember that it is.
-            let idle = slots.by_stem.iter().filter(|(_, (slot, _))| Arc::strong_count(slot) == 1 && !guard(slot).poisoned);
+            let idle =
+                slots.by_stem.iter().filter(|(_, (slot, _))| Arc::strong_count(slot) == 1 && !guard(slot).poisoned);
             let stem = idle.min_by_key(|(_, (_, used))| *used).map(|(stem, _)| stem.clone());
             evicted = stem.and_then(|stem| slots.by_stem.remove(&stem));
         }
@@ -207,7 +215,9 @@ impl Engine {
     /// Writes, syncs and removes a file, so that what is wrong with the directory shows.
     pub fn health_check(&self) -> Result<()> {
         let mut bytes = [0; 8];
-        getrandom::fill(&mut bytes).map_err(|e| std::io::Error::other(e.to_string())).at("get random bytes for", self.path())?;
+        getrandom::fill(&mut bytes)
+            .map_err(|e| std::io::Error::other(e.to_string()))
+            .at("get random bytes for", self.path())?;
         let name = format!(".health.{:016x}.tmp", u64::from_be_bytes(bytes));
         let path = self.path().join(&name);
         let file = self.dir.open(&name, Open::CreateNew).at("create", &path)?;
@@ -239,7 +249,8 @@ impl Engine {
 
     /// Lets go of all files. The engine can still be used afterwards.
     pub fn close(&self) {
-        let slots: Vec<_> = guard(&self.slots).by_stem.iter().map(|(stem, (slot, _))| (stem.clone(), slot.clone())).collect();
+        let slots: Vec<_> =
+            guard(&self.slots).by_stem.iter().map(|(stem, (slot, _))| (stem.clone(), slot.clone())).collect();
         for (stem, slot) in slots {
             self.close_slot(&stem, &slot);
         }

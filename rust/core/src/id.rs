@@ -42,9 +42,8 @@ impl SessionId {
         let escape_first = is_reserved_on_windows(&self.0);
         let last = self.0.len() - 1;
         for (i, byte) in self.0.bytes().enumerate() {
-            let plain = byte.is_ascii_alphanumeric()
-                || matches!(byte, b'-' | b'_')
-                || (byte == b'.' && i != 0 && i != last);
+            let plain =
+                byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || (byte == b'.' && i != 0 && i != last);
             if plain && !(i == 0 && escape_first) {
                 stem.push(char::from(byte));
             } else {

@@ -24,6 +24,7 @@ pub(crate) struct Header {
 #[derive(Debug)]
 pub(crate) struct Line {
     pub revision: u64,
+    unsynced: bool,
     from: usize,
     head: Vec<(Arc<str>, Bytes)>,
     removed: Vec<Arc<str>>,
@@ -82,7 +83,16 @@ impl Header {
 }
 
 /// The line that turns the session's base into the session.
-pub(crate) fn encode_save(session: &Session, base: &Head, revision: u64, at: u64, chain: u32) -> (Vec<u8>, u32) {
+///
+/// `synced`: it is acknowledged once it is on the disk, and so is all before it.
+pub(crate) fn encode_save(
+    session: &Session,
+    base: &Head,
+    revision: u64,
+    at: u64,
+    synced: bool,
+    chain: u32,
+) -> (Vec<u8>, u32) {
     let (head, from) = (session.head(), session.first_new());
     let payload = payload(|out| {
         out.key(b"revision");
@@ -91,6 +101,10 @@ pub(crate) fn encode_save(session: &Session, base: &Head, revision: u64, at: u64
         out.int(from as i64);
         out.key(b"at");
         out.int(at as i64);
+        if !synced {
+            out.key(b"unsynced");
+            out.raw(b"true");
+        }
         out.key(b"head");
         out.open(b'{');
         for (key, value) in &head.fields {
@@ -162,7 +176,7 @@ impl Journal {
             // The header is written together with the line behind it: if blocks of it are missing, only that one follows.
             let is_last = |rest: &[u8]| memchr::memchr(b'\n', rest).is_none_or(|i| i + 1 == rest.len());
             let behind = text.get(next..).unwrap_or_default();
-            let unsynced = behind.is_empty() || (at == 0 && is_last(behind));
+            let unsynced = behind.is_empty() || (at == 0 && is_last(behind)) || Journal::is_unsynced(behind);
             if unsynced && memchr::memchr(0, &line).is_some() {
                 break;
             }
@@ -171,6 +185,15 @@ impl Journal {
             at = next;
         }
         Ok(journal)
+    }
+
+    /// True if no line here was ever synced: then nothing vouches for the bytes before it either.
+    fn is_unsynced(text: &[u8]) -> bool {
+        let mut lines = text.split_inclusive(|b| *b == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+        lines.all(|line| {
+            let save = || Entry::parse(&Bytes::copy_from_slice(line));
+            memchr::memchr(0, line).is_some() || matches!(save(), Ok(Entry::Save(Line { unsynced: true, .. })))
+        })
     }
 
     fn take(&mut self, line: &Bytes) -> Result<(), Flaw> {
@@ -206,7 +229,8 @@ impl Journal {
     pub fn apply(&self, head: &mut Head, log: &mut MessageLog) -> Result<(), Flaw> {
         for line in &self.lines {
             if line.from > log.len() {
-                let what = format!("revision {} begins at message {}, but there are {}", line.revision, line.from, log.len());
+                let what =
+                    format!("revision {} begins at message {}, but there are {}", line.revision, line.from, log.len());
                 return Err(Flaw { at: None, what });
             }
             for key in &line.removed {
@@ -271,7 +295,7 @@ enum Entry {
 impl Entry {
     fn parse(text: &Bytes) -> Result<Entry, Flaw> {
         let (mut journal, mut id, mut lineage, mut base, mut bytes, mut crc) = (None, None, None, None, None, None);
-        let (mut revision, mut from, mut deleted) = (None, None, false);
+        let (mut revision, mut from, mut deleted, mut unsynced) = (None, None, false, false);
         let (mut head, mut removed, mut messages) = (Vec::new(), Vec::new(), Vec::new());
         json::members::<Flaw>(text, 0, |key, at| {
             let value = json::value(text, at)?;
@@ -289,6 +313,7 @@ impl Entry {
                 br#""revision""# => revision = int(),
                 br#""from""# => from = int(),
                 br#""deleted""# => deleted = token == b"true",
+                br#""unsynced""# => unsynced = token == b"true",
                 br#""head""# => {
                     json::members::<Flaw>(text, at, |key, at| {
                         let value = json::value(text, at)?;
@@ -318,7 +343,10 @@ impl Entry {
         let missing = || Flaw::from(Fault { at: 0, what: "a line of no known kind" });
         if let Some(format) = journal {
             if format > FORMAT {
-                return Err(Flaw::new(0, format!("journal format {format} is newer than this perdure reads ({FORMAT}); upgrade perdure")));
+                return Err(Flaw::new(
+                    0,
+                    format!("journal format {format} is newer than this perdure reads ({FORMAT}); upgrade perdure"),
+                ));
             }
             return match (id, lineage, base, bytes, crc) {
                 (Some(id), Some(lineage), Some(base_revision), Some(snapshot_bytes), Some(snapshot_crc)) => {
@@ -331,7 +359,7 @@ impl Entry {
             return Ok(Entry::Tombstone);
         }
         match (revision, from.and_then(|f| usize::try_from(f).ok())) {
-            (Some(revision), Some(from)) => Ok(Entry::Save(Line { revision, from, head, removed, messages })),
+            (Some(revision), Some(from)) => Ok(Entry::Save(Line { revision, unsynced, from, head, removed, messages })),
             _ => Err(missing()),
         }
     }

@@ -190,7 +190,8 @@ impl LogBuilder {
             && separator.is_some_and(|from| {
                 let bytes = file.get(from..start).unwrap_or_default();
                 // The first byte is a comma, or, before the very first message, the array's bracket.
-                bytes.get(1..) == SEPARATOR.get(1..) && (first || (bytes.first() == Some(&b',') && from == self.last_end))
+                bytes.get(1..) == SEPARATOR.get(1..)
+                    && (first || (bytes.first() == Some(&b',') && from == self.last_end))
             });
         match separator {
             Some(from) if in_form => {

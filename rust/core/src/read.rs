@@ -26,7 +26,12 @@ pub(crate) struct Names {
 
 impl Names {
     pub fn new(stem: String) -> Names {
-        Names { snapshot: format!("{stem}.json"), journal: format!("{stem}.journal"), lock: format!("{stem}.lock"), stem }
+        Names {
+            snapshot: format!("{stem}.json"),
+            journal: format!("{stem}.journal"),
+            lock: format!("{stem}.lock"),
+            stem,
+        }
     }
 
     pub fn temp(&self, token: &str) -> String {
@@ -98,12 +103,8 @@ fn read_once(dir: &dyn Dir, engine: u64, names: &Names, id: &SessionId) -> Resul
     let journal_path = dir.path().join(&names.journal);
     let journal_bytes = read_file(dir, &names.journal)?.map(|(_, bytes)| bytes).unwrap_or_default();
     let journal = Journal::parse(&journal_bytes).map_err(|flaw| flaw.at(&journal_path, &journal_bytes))?;
-    let mut file = JournalFile {
-        len: journal_bytes.len() as u64,
-        good_len: journal.good_len,
-        crc: journal.crc,
-        folded: false,
-    };
+    let mut file =
+        JournalFile { len: journal_bytes.len() as u64, good_len: journal.good_len, crc: journal.crc, folded: false };
     if journal.deleted {
         return Ok(Found::Deleted);
     }
@@ -125,7 +126,10 @@ fn read_once(dir: &dyn Dir, engine: u64, names: &Names, id: &SessionId) -> Resul
     }
     let mut warnings = Vec::new();
     if !snapshot.crc_fits {
-        warnings.push(format!("{} was changed outside perdure (its CRC or its message count does not fit)", snapshot_path.display()));
+        warnings.push(format!(
+            "{} was changed outside perdure (its CRC or its message count does not fit)",
+            snapshot_path.display()
+        ));
     }
     if file.good_len < file.len {
         warnings.push(format!(
@@ -141,7 +145,10 @@ fn read_once(dir: &dyn Dir, engine: u64, names: &Names, id: &SessionId) -> Resul
             && header.snapshot_crc == snapshot.crc;
         let both = || format!("{} and {}", journal_path.display(), snapshot_path.display());
         if header.lineage != snapshot.lineage || !header.is_of(id) {
-            return Err(Error::corrupt(&journal_path, format!("{} are of different sessions; move one of them away", both())));
+            return Err(Error::corrupt(
+                &journal_path,
+                format!("{} are of different sessions; move one of them away", both()),
+            ));
         } else if stands_on_it {
             let head = Arc::make_mut(&mut head);
             journal.apply(head, &mut log).map_err(|flaw| flaw.at(&journal_path, &journal_bytes))?;
@@ -200,5 +207,8 @@ pub(crate) fn other_session(path: &Path, id: &SessionId, other: &SessionId) -> E
     if twins || other.a3s_stem() == Some(id.stem()) {
         return Error::Exists { id: id.to_string(), twin: Some(other.to_string()) };
     }
-    Error::corrupt(path, format!("the file holds session {other:?}, not {id:?}; give it the name that belongs to its id"))
+    Error::corrupt(
+        path,
+        format!("the file holds session {other:?}, not {id:?}; give it the name that belongs to its id"),
+    )
 }

@@ -151,12 +151,12 @@ impl Save<'_> {
                 self.held.finish_delete()?;
                 Ok(None)
             }
-            Found::Other(other) => Err(other_session(&engine.dir().path().join(&names.snapshot), self.session.id(), &other)),
-            Found::Session(stored) => Ok(stored
-                .session
-                .base()
-                .shared()
-                .map(|saved| Current { saved, journal: stored.journal })),
+            Found::Other(other) => {
+                Err(other_session(&engine.dir().path().join(&names.snapshot), self.session.id(), &other))
+            }
+            Found::Session(stored) => {
+                Ok(stored.session.base().shared().map(|saved| Current { saved, journal: stored.journal }))
+            }
         }
     }
 
@@ -233,7 +233,7 @@ impl Save<'_> {
             _ => (Vec::new(), journal.crc),
         };
         let revision = base.revision + 1;
-        let (line, crc) = encode_save(self.session, &base.head, revision, crate::now(), chain);
+        let (line, crc) = encode_save(self.session, &base.head, revision, crate::now(), options.sync, chain);
         bytes.extend_from_slice(&line);
         let journal_len = journal.good_len + bytes.len() as u64;
         let file = FileBase { journal_len, journal_crc: crc, ..file.clone() };

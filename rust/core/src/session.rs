@@ -478,7 +478,9 @@ fn cut_string(token: &[u8]) -> Bytes {
         let rest = body.get(at..).unwrap_or_default();
         at += match rest {
             [] => break,
-            [b'\\', b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _, _, b'\\', b'u', b'd' | b'D', b'c'..=b'f' | b'C'..=b'F', ..] => 12,
+            [b'\\', b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _, _, b'\\', b'u', b'd' | b'D', b'c'..=b'f' | b'C'..=b'F', ..] => {
+                12
+            }
             [b'\\', b'u', ..] => 6,
             [b'\\', ..] => 2,
             [first, ..] => match first {
@@ -525,9 +527,7 @@ mod tests {
         let mut session = Session::new(SessionId::new("s").unwrap(), Head::default());
         session.append(&["{1}", "{2}"]);
         let written = session.clone();
-        let saved = |s: &Session| {
-            Arc::new(s.as_saved(None, 1, None))
-        };
+        let saved = |s: &Session| Arc::new(s.as_saved(None, 1, None));
         session.append(&["{3}"]);
         session.settle(&written, saved(&written));
         assert_eq!(session.first_new(), 2);

@@ -56,7 +56,9 @@ impl Slot {
     pub fn hold<'a>(&'a mut self, dir: &'a dyn Dir, id: &str, wait: Wait) -> Result<Held<'a>> {
         if self.token.is_empty() {
             let mut bytes = [0; 8];
-            getrandom::fill(&mut bytes).map_err(|e| std::io::Error::other(e.to_string())).at("get random bytes for", dir.path())?;
+            getrandom::fill(&mut bytes)
+                .map_err(|e| std::io::Error::other(e.to_string()))
+                .at("get random bytes for", dir.path())?;
             self.token = format!("{:016x}", u64::from_be_bytes(bytes));
         }
         let kept = self.lock.take();

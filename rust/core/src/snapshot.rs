@@ -169,7 +169,8 @@ fn canonical(text: &Bytes, value: json::Value) -> Bytes {
 
 /// A key as our writer would write it, without its quotes.
 pub(crate) fn key_name(token: &[u8]) -> Arc<str> {
-    let inner = |t: &[u8]| String::from_utf8_lossy(t.get(1..t.len().saturating_sub(1)).unwrap_or_default()).into_owned();
+    let inner =
+        |t: &[u8]| String::from_utf8_lossy(t.get(1..t.len().saturating_sub(1)).unwrap_or_default()).into_owned();
     match json::string_text(token) {
         Some(name) if token.contains(&b'\\') => {
             let mut out = Vec::new();
@@ -240,7 +241,8 @@ fn parse(text: &Bytes) -> Result<Snapshot, Flaw> {
             let rest = text.get(meta_end..).unwrap_or_default();
             let behind = memchr::memchr(b'\n', rest).map_or(rest.len(), |i| i + 1);
             let crc = crc32c::crc32c(rest.get(behind..).unwrap_or_default());
-            let fits = meta.crc.is_none_or(|written| written == crc) && meta.count.is_none_or(|c| c == log.len() as u64);
+            let fits =
+                meta.crc.is_none_or(|written| written == crc) && meta.count.is_none_or(|c| c == log.len() as u64);
             (meta.lineage, meta.revision, crc, fits)
         }
     };
@@ -346,16 +348,19 @@ pub(crate) fn parse_meta(text: &Bytes, at: usize, head: &mut Head) -> Result<Met
     })?;
     match format {
         Some(1..=FORMAT) => {}
-        Some(newer) => {
-            return Err(Flaw::new(
-                at,
-                format!("format {newer} is newer than this perdure reads ({FORMAT}); upgrade perdure. The file is left alone"),
-            ))
-        }
+        Some(newer) => return Err(Flaw::new(
+            at,
+            format!(
+                "format {newer} is newer than this perdure reads ({FORMAT}); upgrade perdure. The file is left alone"
+            ),
+        )),
         None => return Err(Flaw::new(at, "perdure.format is missing")),
     }
     if meta.lineage.is_none() != (meta.revision == 0) {
-        return Err(Flaw::new(at, "perdure.lineage and perdure.revision do not go together: both or neither (null, 0)"));
+        return Err(Flaw::new(
+            at,
+            "perdure.lineage and perdure.revision do not go together: both or neither (null, 0)",
+        ));
     }
     Ok(meta)
 }

@@ -489,7 +489,6 @@ fn after_every_failure_one_can_go_on_and_nothing_is_lost() {
 
 /// Steps that are not synced (durability "process"): a power cut may lose them, but must not make the session unreadable.
 #[test]
-#[ignore = "an open defect: un-synced lines of which an earlier one is lost and a later one survives read as corrupt"]
 fn without_syncs_a_crash_loses_steps_but_never_the_session() {
     let mut workload = fixed().swap_remove(1);
     (workload.name, workload.sync) = ("unsynced".to_string(), false);

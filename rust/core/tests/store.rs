@@ -41,7 +41,8 @@ fn texts(session: &Session) -> Vec<String> {
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -148,7 +149,11 @@ fn a_foreign_file_becomes_ours_with_the_first_save() {
     let engine = Engine::open(dir.path()).unwrap();
     // A3S Code writes the session a/b as a_b.json.
     let path = dir.path().join("a_b.json");
-    std::fs::write(&path, "{\n  \"id\": \"a/b\",\n  \"messages\": [\n    {\n      \"x\": 1\n    }\n  ],\n  \"state\": \"Active\"\n}").unwrap();
+    std::fs::write(
+        &path,
+        "{\n  \"id\": \"a/b\",\n  \"messages\": [\n    {\n      \"x\": 1\n    }\n  ],\n  \"state\": \"Active\"\n}",
+    )
+    .unwrap();
     let mut session = load(&engine, "a/b");
     let mut other = load(&engine, "a/b");
     assert_eq!(session.base().revision(), 0);

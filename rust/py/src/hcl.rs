@@ -61,12 +61,7 @@ pub(crate) fn parse_config<'py>(
     let parse: fn(&str) -> Result<Parsed, Fault> = match format {
         "hcl" => parse_hcl,
         "json" => parse_json,
-        _ => {
-            return Err(raise(
-                py,
-                &Fault::new("the format must be \"hcl\" or \"json\""),
-            ))
-        }
+        _ => return Err(raise(py, &Fault::new("the format must be \"hcl\" or \"json\""))),
     };
     if text.len() > MAX_BYTES {
         let message = format!("the configuration is longer than {MAX_BYTES} bytes");
@@ -83,30 +78,20 @@ pub(crate) fn parse_config<'py>(
             // The receiver is gone only after Ctrl-C; then nobody wants the answer.
             let _ = sender.send(parse(&text));
         })
-        .map_err(|_| {
-            raise(
-                py,
-                &Fault::new("no thread could be started to read the configuration"),
-            )
-        })?;
+        .map_err(|_| raise(py, &Fault::new("no thread could be started to read the configuration")))?;
     let outcome = loop {
         let receiver = &mut receiver;
         match py.detach(move || receiver.recv_timeout(SIGNAL_CHECK)) {
             Ok(outcome) => break outcome,
             Err(RecvTimeoutError::Timeout) => py.check_signals()?,
             // The parser's thread panicked: a bug in a parser, but no reason to take the process down.
-            Err(RecvTimeoutError::Disconnected) => {
-                break Err(Fault::new("the parser failed on this configuration"))
-            }
+            Err(RecvTimeoutError::Disconnected) => break Err(Fault::new("the parser failed on this configuration")),
         }
     };
     let parsed = outcome.map_err(|fault| raise(py, &fault))?;
     if let Some(positions) = positions {
         for (path, place) in parsed.positions {
-            let path: Vec<Bound<'py, PyAny>> = path
-                .iter()
-                .map(|step| step.to_python(py))
-                .collect::<PyResult<_>>()?;
+            let path: Vec<Bound<'py, PyAny>> = path.iter().map(|step| step.to_python(py)).collect::<PyResult<_>>()?;
             positions.set_item(PyTuple::new(py, path)?, place)?;
         }
     }
@@ -146,17 +131,11 @@ struct Fault {
 
 impl Fault {
     fn new(message: impl Into<String>) -> Self {
-        Fault {
-            message: message.into(),
-            place: None,
-        }
+        Fault { message: message.into(), place: None }
     }
 
     fn at(place: Option<(usize, usize)>, message: impl Into<String>) -> Self {
-        Fault {
-            message: message.into(),
-            place,
-        }
+        Fault { message: message.into(), place }
     }
 }
 
@@ -193,11 +172,7 @@ fn env(arguments: FuncArgs) -> Result<hcl::Value, String> {
     let (name, default) = match arguments.as_slice() {
         [hcl::Value::String(name)] => (name, hcl::Value::Null),
         [hcl::Value::String(name), default] => (name, default.clone()),
-        _ => {
-            return Err(
-                "env takes the name of a variable in quotes, and if wanted a default".into(),
-            )
-        }
+        _ => return Err("env takes the name of a variable in quotes, and if wanted a default".into()),
     };
     if name.is_empty() || name.contains(['=', '\0']) {
         return Err("env needs the name of an environment variable".into());
@@ -219,8 +194,7 @@ fn functions() -> Context<'static> {
 /// The arguments if the expression is nothing but an `env(…)` call.
 fn env_call(expression: &Expression) -> Option<Vec<&Expression>> {
     let call = expression.as_func_call()?;
-    (call.name.namespace.is_empty() && call.name.name.as_str() == "env")
-        .then(|| call.args.iter().collect())
+    (call.name.namespace.is_empty() && call.name.name.as_str() == "env").then(|| call.args.iter().collect())
 }
 
 /// The variable's name if the expression is `env("NAME")`, without a default.
@@ -233,13 +207,10 @@ fn env_variable(expression: &Expression) -> Option<String> {
 
 /// Evaluates one expression. The message names the kind of fault, never a value.
 fn evaluate(expression: &Expression, context: &Context<'_>) -> Result<Value, String> {
-    let value = hcl::Expression::from(expression.clone())
-        .evaluate(context)
-        .map_err(|error| match error.into_kind() {
+    let value =
+        hcl::Expression::from(expression.clone()).evaluate(context).map_err(|error| match error.into_kind() {
             ErrorKind::UndefinedVar(_) => "unknown variable; text must stand in quotes".to_owned(),
-            ErrorKind::UndefinedFunc(_) => {
-                "unknown function; the only one is env(\"NAME\", \"default\")".to_owned()
-            }
+            ErrorKind::UndefinedFunc(_) => "unknown function; the only one is env(\"NAME\", \"default\")".to_owned(),
             ErrorKind::Unexpected(_, expected) => {
                 format!("a value of another type; expected {expected}")
             }
@@ -258,27 +229,16 @@ fn evaluate(expression: &Expression, context: &Context<'_>) -> Result<Value, Str
 fn parse_hcl(text: &str) -> Result<Parsed, Fault> {
     let body = hcl::edit::parser::parse_body(text).map_err(|error| {
         let place = (error.location().line(), error.location().column());
-        Fault::at(
-            Some(place),
-            format!("this is not valid HCL: {}", error.message()),
-        )
+        Fault::at(Some(place), format!("this is not valid HCL: {}", error.message()))
     })?;
-    let mut reader = Reader {
-        lines: Lines::new(text),
-        context: functions(),
-        path: Vec::new(),
-        positions: Vec::new(),
-    };
+    let mut reader = Reader { lines: Lines::new(text), context: functions(), path: Vec::new(), positions: Vec::new() };
     let mut refused = Refused::default();
     refused.visit_body(&body);
     if let Some((offset, message)) = refused.first {
         return Err(Fault::at(reader.lines.place(offset), message));
     }
     let value = Value::Object(reader.body(&body)?);
-    Ok(Parsed {
-        value,
-        positions: reader.positions,
-    })
+    Ok(Parsed { value, positions: reader.positions })
 }
 
 /// Turns bodies into objects and notes where their keys stand.
@@ -312,9 +272,7 @@ impl Reader<'_> {
                     values.insert(key.to_owned(), value);
                 }
                 Structure::Block(block) => {
-                    let same = blocks
-                        .entry(key)
-                        .or_insert_with(|| Value::Array(Vec::new()));
+                    let same = blocks.entry(key).or_insert_with(|| Value::Array(Vec::new()));
                     if let Value::Array(same) = same {
                         self.path.push(Step::Index(same.len()));
                         self.note(place, None);
@@ -334,22 +292,13 @@ impl Reader<'_> {
     }
 
     /// A block's fields, its label among them.
-    fn block(
-        &mut self,
-        block: &Block,
-        place: Option<(usize, usize)>,
-    ) -> Result<Map<String, Value>, Fault> {
+    fn block(&mut self, block: &Block, place: Option<(usize, usize)>) -> Result<Map<String, Value>, Fault> {
         let key = block.ident.as_str();
         let mut fields = self.body(&block.body)?;
         let label = match block.labels.as_slice() {
             [] => return Ok(fields),
             [label] => Value::from(label.as_str()),
-            _ => {
-                return Err(Fault::at(
-                    place,
-                    format!("\"{key}\" takes one label at most"),
-                ))
-            }
+            _ => return Err(Fault::at(place, format!("\"{key}\" takes one label at most"))),
         };
         let name = match key {
             "models" | "model" => "id",
@@ -364,8 +313,7 @@ impl Reader<'_> {
 
     fn note(&mut self, place: Option<(usize, usize)>, variable: Option<String>) {
         let (line, column) = place.unwrap_or_default();
-        self.positions
-            .push((self.path.clone(), (line, column, variable)));
+        self.positions.push((self.path.clone(), (line, column, variable)));
     }
 }
 
@@ -377,9 +325,7 @@ struct Lines<'t> {
 
 impl<'t> Lines<'t> {
     fn new(text: &'t str) -> Self {
-        let starts = std::iter::once(0)
-            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
-            .collect();
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Lines { text, starts }
     }
 
@@ -397,24 +343,13 @@ impl<'t> Lines<'t> {
 
 fn parse_json(text: &str) -> Result<Parsed, Fault> {
     let mut value: Value = serde_json::from_str(text).map_err(|error| {
-        let line = text
-            .split('\n')
-            .nth(error.line().saturating_sub(1))
-            .unwrap_or_default();
+        let line = text.split('\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
         // serde_json counts columns in bytes, up to the byte at fault.
-        let before = line
-            .as_bytes()
-            .get(..error.column().saturating_sub(1))
-            .unwrap_or(line.as_bytes());
+        let before = line.as_bytes().get(..error.column().saturating_sub(1)).unwrap_or(line.as_bytes());
         let column = String::from_utf8_lossy(before).chars().count() + 1;
         let message = error.to_string();
-        let message = message
-            .rsplit_once(" at line ")
-            .map_or(message.as_str(), |(what, _)| what);
-        Fault::at(
-            Some((error.line(), column)),
-            format!("this is not valid JSON: {message}"),
-        )
+        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what);
+        Fault::at(Some((error.line(), column)), format!("this is not valid JSON: {message}"))
     })?;
     let mut positions = Vec::new();
     evaluate_json(&mut value, &functions(), &mut Vec::new(), &mut positions)?;
@@ -430,21 +365,13 @@ fn evaluate_json(
 ) -> Result<(), Fault> {
     match value {
         Value::String(text) => {
-            let inner = text
-                .strip_prefix("${")
-                .and_then(|rest| rest.strip_suffix('}'));
-            let Some(inner) = inner
-                .map(str::trim)
-                .filter(|inner| inner.starts_with("env("))
-            else {
+            let inner = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+            let Some(inner) = inner.map(str::trim).filter(|inner| inner.starts_with("env(")) else {
                 return Ok(());
             };
-            let call = hcl::edit::parser::parse_expr(inner)
-                .ok()
-                .filter(|call| env_call(call).is_some());
+            let call = hcl::edit::parser::parse_expr(inner).ok().filter(|call| env_call(call).is_some());
             let Some(call) = call else {
-                let message =
-                    "a string that starts with \"${env(\" has to be \"${env(\\\"NAME\\\")}\"";
+                let message = "a string that starts with \"${env(\" has to be \"${env(\\\"NAME\\\")}\"";
                 return Err(Fault::new(message));
             };
             *value = evaluate(&call, context).map_err(Fault::new)?;

@@ -60,7 +60,6 @@ impl Opened {
     fn options(&self) -> SaveOptions {
         SaveOptions { sync: self.sync, lock_timeout: self.lock_timeout, give_up, ..SaveOptions::default() }
     }
-
 }
 
 /// Saves a delta, notes in it what became of it, and says what the receipt needs to know.
@@ -125,7 +124,8 @@ impl FileSessionStore {
         let path = dir.clone();
         let engine = engine(py, move || Engine::open(&path))?;
         if let Some(kind) = engine.network_warning() {
-            let told = "%s is on a network file system (%s): what it says is saved may be lost, and its locks may not hold";
+            let told =
+                "%s is on a network file system (%s): what it says is saved may be lost, and its locks may not hold";
             let logger = py.import("logging")?.call_method1("getLogger", ("perdure",))?;
             logger.call_method1("warning", (told, engine.path().display().to_string(), kind))?;
         }

@@ -21,6 +21,8 @@ def main() -> None:
 
         # An expression such as ((a{9999}){9999}) must not eat the machine's memory.
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        # A parent that was killed cannot end it: an expression that runs for ever would do so alone.
+        resource.setrlimit(resource.RLIMIT_CPU, (600, 600))
     except (ImportError, OSError, ValueError):
         pass
     first = _frame(source)

@@ -48,9 +48,8 @@ fn fault<T>(at: usize, what: &'static str) -> Scan<T> {
 
 /// Checks that bytes are UTF-8.
 pub fn check_utf8(text: &[u8]) -> Scan<&str> {
-    simdutf8::basic::from_utf8(text).or_else(|_| {
-        std::str::from_utf8(text).map_err(|e| Fault { at: e.valid_up_to(), what: "not UTF-8" })
-    })
+    simdutf8::basic::from_utf8(text)
+        .or_else(|_| std::str::from_utf8(text).map_err(|e| Fault { at: e.valid_up_to(), what: "not UTF-8" }))
 }
 
 #[inline]
@@ -367,15 +366,58 @@ mod tests {
     #[test]
     fn accepts_json_and_nothing_else() {
         for good in [
-            "0", "-0", "1.5e+3", "\"\"", "\"\\ud83d\"", "[]", "{}", "[ ]", "{ }", "null", "true", "[1,2]",
-            "{\"a\":{\"b\":[{}]}}", "1e400", "\"\\u00e9\\/\\b\"", " [1 , 2] ",
+            "0",
+            "-0",
+            "1.5e+3",
+            "\"\"",
+            "\"\\ud83d\"",
+            "[]",
+            "{}",
+            "[ ]",
+            "{ }",
+            "null",
+            "true",
+            "[1,2]",
+            "{\"a\":{\"b\":[{}]}}",
+            "1e400",
+            "\"\\u00e9\\/\\b\"",
+            " [1 , 2] ",
         ] {
             assert!(whole(good).is_ok(), "{good}: {:?}", whole(good));
         }
         for bad in [
-            "", "01", "+1", ".5", "1.", "1e", "-", "NaN", "Infinity", "-Infinity", "nul", "nulll", "truefalse", "[1,]",
-            "{,}", "{\"a\"}", "{\"a\":}", "{a:1}", "[1 2]", "\"", "\"\\x\"", "\"\\u12g4\"", "\"\t\"", "[", "{", "[}",
-            "{]", "1 2", "'a'", "{\"a\":1,}", "\u{feff}1", "\"\\",
+            "",
+            "01",
+            "+1",
+            ".5",
+            "1.",
+            "1e",
+            "-",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "nul",
+            "nulll",
+            "truefalse",
+            "[1,]",
+            "{,}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{a:1}",
+            "[1 2]",
+            "\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\t\"",
+            "[",
+            "{",
+            "[}",
+            "{]",
+            "1 2",
+            "'a'",
+            "{\"a\":1,}",
+            "\u{feff}1",
+            "\"\\",
         ] {
             assert!(whole(bad).is_err(), "{bad:?}");
         }

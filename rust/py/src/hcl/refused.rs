@@ -18,8 +18,7 @@ pub(super) struct Refused {
 
 impl Refused {
     fn note(&mut self, span: Option<Range<usize>>, message: &'static str) {
-        self.first
-            .get_or_insert((span.map(|span| span.start), message));
+        self.first.get_or_insert((span.map(|span| span.start), message));
     }
 }
 
@@ -35,18 +34,12 @@ impl Visit for Refused {
 
     fn visit_traversal(&mut self, node: &Traversal) {
         let span = node.span().or_else(|| node.expr.span());
-        self.note(
-            span,
-            "access with . or [] is not supported; put text in quotes",
-        );
+        self.note(span, "access with . or [] is not supported; put text in quotes");
         visit::visit_traversal(self, node);
     }
 
     fn visit_for_expr(&mut self, node: &ForExpr) {
-        self.note(
-            node.intro.span().or_else(|| node.span()),
-            "for is not supported",
-        );
+        self.note(node.intro.span().or_else(|| node.span()), "for is not supported");
         visit::visit_for_expr(self, node);
     }
 

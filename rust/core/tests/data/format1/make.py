@@ -25,8 +25,16 @@ def text(value: object) -> str:
 
 
 def snapshot(
-    id: str, revision: int, fields: list[str], messages: list[str], *, tags: str = "[]", parent: str = "null", first: str = "null",
-    extra: str = "", crc: bool = True,
+    id: str,
+    revision: int,
+    fields: list[str],
+    messages: list[str],
+    *,
+    tags: str = "[]",
+    parent: str = "null",
+    first: str = "null",
+    extra: str = "",
+    crc: bool = True,
 ) -> tuple[bytes, int]:
     """`fields` and `messages` are JSON as it stands in the file. Gives the bytes and the CRC."""
     lines = "".join(f"    {m},\n" for m in messages)[:-2]
@@ -64,13 +72,27 @@ def write(name: str, data: bytes) -> None:
 
 USER = '{"role": "user", "content": [{"type": "text", "text": "Refactor auth"}]}'
 DONE = '{"role": "assistant", "content": [{"type": "text", "text": "Done."}]}'
-FIELDS = ['"config": {"name": "", "workspace": "/home/me/app"}', '"state": "Active"', '"created_at": 1795344689', '"tasks": []']
+FIELDS = [
+    '"config": {"name": "", "workspace": "/home/me/app"}',
+    '"state": "Active"',
+    '"created_at": 1795344689',
+    '"tasks": []',
+]
 
 write("empty.json", snapshot("empty", 1, [], [])[0])
 parent = f'{{"id": "a/b", "lineage": "{LINEAGE}", "revision": 3, "at": 2}}'
 write(
     "plain.json",
-    snapshot("plain", 7, FIELDS, [USER, DONE], tags='["a", "é"]', parent=parent, first='"Refactor auth"', extra='"later": [1, {"x": 1.50}], ')[0],
+    snapshot(
+        "plain",
+        7,
+        FIELDS,
+        [USER, DONE],
+        tags='["a", "é"]',
+        parent=parent,
+        first='"Refactor auth"',
+        extra='"later": [1, {"x": 1.50}], ',
+    )[0],
 )
 ESCAPES = [
     r'{"role": "user", "content": "\"\\\b\t\n\f\r\u0000\u001f\u007f\u2028\ud83d é 😀"}',
@@ -101,6 +123,6 @@ write("folded.journal", journal("folded", 7, old, [save(8, 1, "{}", "[]", f"[{DO
 snap = snapshot("torn", 7, FIELDS, [USER, DONE], first='"Refactor auth"')
 write("torn.json", snap[0])
 whole = journal("torn", 7, snap, STEPS[:1])
-write("torn.journal", whole + journal("torn", 7, snap, STEPS[:2])[len(whole):][:60] + bytes(40))
+write("torn.journal", whole + journal("torn", 7, snap, STEPS[:2])[len(whole) :][:60] + bytes(40))
 
 write("unchecked.json", snapshot("unchecked", 7, FIELDS, [USER, DONE], crc=False)[0])

@@ -1,0 +1,177 @@
+"""What a session keeps and how it is saved: automatic saves, their errors, what is pending, repairs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from perdure._core import SessionData
+from perdure._loop import LoopLock, off_loop
+from perdure.errors import ConfigError
+from perdure.redaction import Cleaner
+from perdure.stores.client import PERMANENT, StoreClient, to_the_end
+from perdure.turn.repair import interrupted_results
+from perdure.types import SaveReceipt
+
+__all__ = ["Keeper"]
+
+_log = logging.getLogger("perdure")
+
+
+class Keeper:
+    """A session's data and its way to the store. One save runs at a time."""
+
+    def __init__(
+        self,
+        data: SessionData,
+        client: StoreClient | None,
+        cleaner: Cleaner,
+        *,
+        auto: bool,
+        on_error: Callable[[Exception], object] | None,
+    ) -> None:
+        self.data = data
+        self.client = client
+        self.cleaner = cleaner
+        self.auto = auto
+        self.last_error: Exception | None = None
+        """Of the last automatic save; None after a save that worked."""
+        self.permanent: Exception | None = None
+        """Set when a save in the middle of a turn met somebody else's session. No turn until that is settled."""
+        self.dirty = False
+        """Whether the user changed anything. Repairs and the like are not worth a save of their own."""
+        self._on_error = on_error
+        self._saving = LoopLock()
+        self._mended = 0  # messages at the front without a dangling tool call
+
+    def store(self) -> StoreClient:
+        """Raises `ConfigError` without a store."""
+        if self.client is None:
+            raise ConfigError(
+                "this session has no store: give file_session_store or session_store in SessionOptions, or set "
+                "sessions_dir or storage_url in agent.hcl",
+                option="file_session_store",
+            )
+        return self.client
+
+    async def save(self, *, step: bool = False, force: bool = False) -> SaveReceipt:
+        """Store what there is, also if the caller is cancelled meanwhile. Raises what the store raises."""
+        client = self.store()
+        receipt = await to_the_end(self._save(client, step=step, force=force))
+        self.permanent = self.last_error = None
+        return receipt
+
+    async def _save(self, client: StoreClient, *, step: bool, force: bool) -> SaveReceipt:
+        async with self._saving.hold():
+            return await client.save(self.data, step=step, force=force)
+
+    async def save_prompt(self) -> int | None:
+        """The automatic save before a model is called: the revision, None if it failed for now.
+
+        Raises what will not go away by itself, so that no model is called for a session that cannot be kept.
+        """
+        return await self._auto_save(step=True)
+
+    async def auto_save(self, *, step: bool) -> int | None:
+        """An automatic save later in a turn: the revision, None if it failed. What failed is told and kept."""
+        if self.permanent is not None:
+            # Once somebody else has the session each further step would fail the same way.
+            return None
+        try:
+            return await self._auto_save(step=step)
+        except PERMANENT as error:
+            self.permanent = error
+            return None
+
+    async def save_change(self) -> None:
+        """The automatic save after a change that the user made. Raises: its caller can do something about it."""
+        if not self.auto:
+            return
+        try:
+            await self.save()
+        except Exception as error:
+            self.last_error = error
+            self._tell(error)
+            raise
+
+    async def _auto_save(self, *, step: bool) -> int | None:
+        if not self.auto:
+            return None
+        try:
+            receipt = await self.save(step=step)
+        except Exception as error:
+            self.last_error = error
+            _log.warning("session %r is not saved: %s", self.data.id, error)
+            self._tell(error)
+            if isinstance(error, PERMANENT):
+                raise
+            return None
+        return receipt.revision
+
+    def _tell(self, error: Exception) -> None:
+        if self._on_error is None:
+            return
+        try:
+            self._on_error(error)
+        except Exception as raised:
+            # Its text may hold anything.
+            _log.warning("on_save_error raised %s", type(raised).__name__)
+
+    @property
+    def pending(self) -> bool:
+        """Whether the user changed something that is not stored."""
+        return self.client is not None and self.dirty and self.data.delta() is not None
+
+    async def finish(self) -> None:
+        """Save what is pending before the session is closed; say so if it is not to be saved."""
+        if not self.pending:
+            return
+        if self.auto:
+            await self.save()
+        else:
+            _log.warning(
+                "session %r is closed with unsaved changes: it has no auto_save, and save() was not called",
+                self.data.id,
+            )
+
+    async def reload(self) -> None:
+        """Take the stored state. Raises `SessionNotFoundError`, and what the store raises."""
+        client = self.store()
+        async with self._saving.hold():
+            stored = await client.load(self.data.id)
+            if stored is None:
+                raise await client.not_found(self.data.id)
+            self.data, self._mended, self.dirty = stored, 0, False
+            self.permanent = self.last_error = None
+        await self.mend_whole()
+
+    def rewind(self, to: int) -> None:
+        """Keep the first `to` messages. Raises `ValueError`."""
+        self.data.truncate(to)
+        self._mended = 0  # the cut may have parted a call from its result
+        self.dirty = True
+
+    def answered(self) -> None:
+        """Everything up to here is known to be fine."""
+        self._mended = len(self.data)
+
+    def mend(self) -> None:
+        """Give every tool call without a result one, so that the history can be sent. Saved with the next save."""
+        self._put(interrupted_results(self.data.messages, start=self._mended))
+
+    async def mend_whole(self) -> None:
+        """The same for a history of any length, off the event loop."""
+        messages = self.data.messages
+        missing = await off_loop(lambda: interrupted_results(messages))
+        if len(self.data) == len(messages):
+            self._put(missing)
+
+    def _put(self, missing: list[tuple[int, dict[str, object]]]) -> None:
+        if missing:
+            first = missing[0][0]
+            tail = [self.data.messages[i] for i in range(first, len(self.data))]
+            for index, result in reversed(missing):
+                tail.insert(index - first, result)
+            self.data.truncate(first)
+            self.data.append(*tail)
+        self.answered()

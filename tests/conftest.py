@@ -1,0 +1,23 @@
+"""Fixtures and hypothesis profiles for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from perdure import FileSessionStore
+
+# Time limits belong to pytest-timeout: a shared machine is slow without being wrong.
+settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, print_blob=True)
+settings.register_profile("thorough", parent=settings.get_profile("dev"), max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileSessionStore:
+    """A file store on an empty directory."""
+    return FileSessionStore(tmp_path / "sessions")
