@@ -1,4 +1,4 @@
-# Everything here works from a clean clone. It needs python3 (3.10 or later, with venv) and a Rust toolchain;
+# Everything here works from a clean clone. It needs python3 (3.11 or later, with venv) and a Rust toolchain;
 # all else comes from the package registries into .venv and target/.
 
 PYTHON ?= python3
@@ -42,7 +42,7 @@ test: dev weights lint test-rust smoke test-py ## everything that has to pass, w
 # ---- set-up
 
 $(VENV)/.made:
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "perdure needs Python 3.10 or later, and $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "this needs Python 3.11 or later (the model layer does; perdure without models works on 3.10), and $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
 	@command -v cargo >/dev/null || { echo "perdure needs a Rust toolchain (cargo is not on PATH)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip

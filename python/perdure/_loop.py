@@ -304,7 +304,7 @@ class _LoopThread:
 
 _thread: _LoopThread | None = None
 _guard = threading.Lock()
-# A parent's loop, as a forked child has it. It must never be closed: that would reach into the parent's.
+# A parent's loop, as a forked child has it. Kept, so that nothing closes it: its selector is shared with the parent.
 _inherited: list[_LoopThread] = []
 
 

@@ -311,7 +311,6 @@ def test_a_directory_that_vanishes(store: FileSessionStore) -> None:
     assert texts(loaded(store)) == ["one", "two"]
 
 
-@pytest.mark.xfail(reason="the engine of a directory keeps the path under which it was first opened", strict=False)
 def test_a_directory_that_moves(tmp_path: Path) -> None:
     """Engines are shared by device and inode: a moved directory, or a new one with an old inode, has to get its own."""
     old = FileSessionStore(tmp_path / "a")

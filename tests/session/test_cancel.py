@@ -229,15 +229,21 @@ def test_ctrl_c_while_a_users_store_saves(server: ScriptedServer, tmp_path: Path
         assert child.stdout.read() == "2 2 False\n"
 
 
-def test_a_program_that_ends_in_the_middle_of_a_stream_keeps_what_was_said(server: ScriptedServer, place: Path) -> None:
+def test_a_program_that_ends_in_the_middle_of_a_stream_leaves_a_valid_history(
+    server: ScriptedServer, place: Path
+) -> None:
     code = """
     import sys
     from perdure import Agent
-    session = Agent.create(sys.argv[1]).session(session_id="s", auto_save=True, file_session_store=sys.argv[2])
+    def act() -> str:
+        "Acts."
+        return "done"
+    session = Agent.create(sys.argv[1]).session(
+        session_id="s", auto_save=True, file_session_store=sys.argv[2], tools=[act])
     stream = session.stream("go")
-    while next(stream).type != "text_delta": pass
+    while next(stream).type != "tool_start": pass
     """
-    server.enqueue(reply("one", hang_after=2))
+    server.enqueue(reply(calls=[Call("a", "act")]))
     child = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), hcl(server), str(place)],
         timeout=60,
@@ -245,7 +251,7 @@ def test_a_program_that_ends_in_the_middle_of_a_stream_keeps_what_was_said(serve
         text=True,
     )
     assert child.returncode == 0 and child.stderr == ""
-    assert stored(place) == ["go"]
+    assert stored(place) == ["go", "call a", "result a"]
     assert sorted(path.suffix for path in place.iterdir()) == [".json"]
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from perdure import Agent, AsyncAgent, AsyncSession, ConfigError, MemorySessionStore, Session, SessionBusyError
 from perdure import _loop as loops
+from perdure.turn.repair import interrupted_results
 from turn.scripted import Call, ScriptedServer, reply
 
 from .conftest import hcl, stored, text, texts
@@ -150,6 +151,24 @@ async def test_nothing_blocks_the_event_loop(async_agent: AsyncAgent, server: Sc
     await resumed.close()
     watching.cancel()
     assert watch.longest < Slow.pause * 0.8
+
+
+async def test_long_histories_are_looked_through_off_the_loop(
+    async_agent: AsyncAgent, server: ScriptedServer, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        threads.append(threading.get_ident())
+        return interrupted_results(*args, **kwargs)
+
+    monkeypatch.setattr("perdure._keeper.interrupted_results", noting)
+    async with await async_agent.session(file_session_store=place, session_id="s", auto_save=True) as session:
+        await session.append(text("one"))
+    session = await async_agent.resume_session("s", file_session_store=place)
+    await session.reload()
+    assert len(threads) == 2 and threading.get_ident() not in threads
+    await session.close()
 
 
 # The connections of a loop that is over cannot be closed any more; that they were left is said.

@@ -223,6 +223,7 @@ def test_a_forked_process_goes_on_with_an_open_session(agent: Agent, server: Scr
     session.send("hi")
     pid = os.fork()
     if pid == 0:
+        signal.alarm(60)  # the child must not outlive a test that fails
         try:
             session.append(text("of the child"))
             session.send("child")

@@ -22,6 +22,7 @@ class Provider:
 class Config:
     id: str = "m-1"
     tool_call: bool | None = True
+    max_output_tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import dataclasses
 import logging
 import socket
 import subprocess
@@ -274,3 +275,16 @@ def test_urls_are_shown_without_secrets() -> None:
     assert shown_url("http://[::1]:80/v1") == "http://[::1]:80/v1"
     assert shown_url("http://host:port/") is None
     assert shown_url(None) is None
+
+
+@BOTH
+async def test_the_output_limit_of_the_configuration_is_sent(server: ScriptedServer, provider: str) -> None:
+    server.enqueue(reply("ok"), reply("ok"))
+    config = resolved(provider, url_of(server, provider))
+    limited = dataclasses.replace(config.model, max_output_tokens=77)
+    await ask_once(dataclasses.replace(config, model=limited))
+    body = server.requests[0].body
+    assert 77 in (body.get("max_tokens"), body.get("max_completion_tokens"))
+    await ask_once(config)
+    body = server.requests[1].body
+    assert 77 not in (body.get("max_tokens"), body.get("max_completion_tokens"))

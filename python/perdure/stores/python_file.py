@@ -304,7 +304,7 @@ class PythonFileSessionStore:
         )
 
     def _refuse_twin(self, id: str, stem: str) -> None:
-        """Its file name may be taken: by A3S Code, or where small letters and capitals are the same to the file system."""
+        """The file name may be taken: by A3S Code, or where letters and capitals are the same to the file system."""
         path = self._files.path(stem, ".json")
         if not os.path.lexists(path):
             return

@@ -7,6 +7,8 @@ without it raises a `ConfigError` that says so.
 
 from __future__ import annotations
 
+import sys
+
 from perdure.errors import ConfigError
 
 __all__ = ["missing_extra"]
@@ -17,8 +19,9 @@ def missing_extra(error: ImportError, *, extra: str = "agent") -> ConfigError:
 
     The message names the package and says what needs it, because sessions themselves work without the extra.
     """
+    if sys.version_info < (3, 11):
+        return ConfigError("a model needs Python 3.11 or later; sessions without turns work on 3.10 too")
     wanted = error.name or "a package"
     return ConfigError(
-        f"a model needs the extra {extra!r}, and {wanted} cannot be imported from it: "
-        f"run `pip install -U 'perdure[{extra}]'`"
+        f"a model needs the extra {extra!r}, of which {wanted} cannot be imported: run `pip install -U 'perdure[{extra}]'`"
     )

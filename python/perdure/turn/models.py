@@ -88,6 +88,7 @@ class TurnModel:
         timeouts: Timeouts,
         checks_end: bool,
         keeps_id: bool = False,
+        max_tokens: int | None = None,
         client: httpx2.AsyncClient | None = None,
     ) -> None:
         self.name = facts.name
@@ -97,6 +98,7 @@ class TurnModel:
         self._timeouts = timeouts
         self._checks_end = checks_end
         self._keeps_id = keeps_id
+        self._max_tokens = max_tokens
         self._client = client
         self._stack = AsyncExitStack()
 
@@ -160,6 +162,8 @@ class TurnModel:
         }
         if temperature is not None:
             settings["temperature"] = temperature
+        if self._max_tokens is not None:
+            settings["max_tokens"] = self._max_tokens
         unsupported = self._model.unsupported_settings
         return cast("ModelSettings", {key: value for key, value in settings.items() if key not in unsupported})
 
@@ -305,6 +309,7 @@ async def open_model(resolved: ResolvedModelLike, *, timeouts: Timeouts | None =
             checks_end=type(model).__name__ in ("OpenAIChatModel", "AnthropicModel"),
             # A local server calls its model by the path of its file.
             keeps_id=name == "local",
+            max_tokens=resolved.model.max_output_tokens,
             client=client,
         ).start()
     except BaseException:

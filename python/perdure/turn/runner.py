@@ -48,7 +48,7 @@ class TurnRunner:
         """Close the model's connections, where their event loop still runs."""
         model, home = self._model, self._home
         self._model = self._home = None
-        if model is None or home is None or False:
+        if model is None or home is None or home[1] != os.getpid():
             return  # in a forked child the connections are the parent's
         loop = home[0]
         if loop is asyncio.get_running_loop():

@@ -144,7 +144,11 @@ impl fmt::Display for Error {
                 if let Some(place) = place {
                     write!(f, ":{}:{}", place.line, place.column)?;
                 }
-                write!(f, ": {reason}")
+                write!(f, ": {reason}")?;
+                if place.is_some() {
+                    write!(f, "; the file is left as it is: put a backup back, or mend it by hand")?;
+                }
+                Ok(())
             }
             Error::Io { op, path, source } => write!(f, "cannot {op} {}: {source}", path.display()),
         }

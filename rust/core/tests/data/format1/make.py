@@ -1,6 +1,6 @@
 """Writes the golden files of format 1, from docs/format.md alone: nothing of perdure is used.
 
-The files are for ever. Add new ones, never change one: run this and see that git shows no change to those that are there.
+The files are for ever. Add new ones, never change one: run this and see that git shows no change to those there.
 """
 
 import json
@@ -63,7 +63,8 @@ def journal(id: str, base: int, snap: tuple[bytes, int], payloads: list[str]) ->
 
 
 def save(revision: int, start: int, head: str, removed: str, messages: str) -> str:
-    return f'"revision": {revision}, "from": {start}, "at": {AT}, "head": {head}, "removed": {removed}, "messages": {messages}'
+    start_of_line = f'"revision": {revision}, "from": {start}, "at": {AT}'
+    return f'{start_of_line}, "head": {head}, "removed": {removed}, "messages": {messages}'
 
 
 def write(name: str, data: bytes) -> None:
