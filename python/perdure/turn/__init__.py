@@ -23,5 +23,6 @@ def missing_extra(error: ImportError, *, extra: str = "agent") -> ConfigError:
         return ConfigError("a model needs Python 3.11 or later; sessions without turns work on 3.10 too")
     wanted = error.name or "a package"
     return ConfigError(
-        f"a model needs the extra {extra!r}, of which {wanted} cannot be imported: run `pip install -U 'perdure[{extra}]'`"
+        f"a model needs the extra {extra!r}, of which {wanted} cannot be imported: "
+        f"run `pip install -U 'perdure[{extra}]'`"
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure._loop import off_loop
 from perdure.errors import ConfigError
-from perdure.stores.client import to_the_end
+from perdure.stores._calls import to_the_end
 from perdure.turn.messages import prompt_message, usage_of
 from perdure.types import SendResult, TurnEvent, Usage
 
