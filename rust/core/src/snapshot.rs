@@ -348,12 +348,14 @@ pub(crate) fn parse_meta(text: &Bytes, at: usize, head: &mut Head) -> Result<Met
     })?;
     match format {
         Some(1..=FORMAT) => {}
-        Some(newer) => return Err(Flaw::new(
-            at,
-            format!(
+        Some(newer) => {
+            return Err(Flaw::new(
+                at,
+                format!(
                 "format {newer} is newer than this perdure reads ({FORMAT}); upgrade perdure. The file is left alone"
             ),
-        )),
+            ))
+        }
         None => return Err(Flaw::new(at, "perdure.format is missing")),
     }
     if meta.lineage.is_none() != (meta.revision == 0) {
