@@ -9,7 +9,8 @@ from perdure._core import SessionData
 from perdure._loop import LoopLock, off_loop
 from perdure.errors import ConfigError
 from perdure.redaction import Cleaner
-from perdure.stores.client import PERMANENT, StoreClient, to_the_end
+from perdure.stores._calls import to_the_end
+from perdure.stores.client import PERMANENT, StoreClient
 from perdure.turn.repair import interrupted_results
 from perdure.types import SaveReceipt
 

@@ -15,7 +15,7 @@ _UNTOUCHED = frozenset({"thinking", "redacted_thinking", "image"})
 
 
 class Cleaner:
-    """Masks secrets everywhere in a message and redacts its texts. Memory, disk and later prompts see the same."""
+    """Masks secrets everywhere in a message and redacts its texts. Memory, disk and later turns see the same."""
 
     def __init__(self, masker: SecretMasker, redact: Callable[[str], str] | None) -> None:
         self.masker = masker

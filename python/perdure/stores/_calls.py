@@ -40,11 +40,11 @@ class StoreCalls:
         self._masker = masker
         self._late: asyncio.Future[Any] | None = None
 
-    async def call(self, name: str, /, *args: Any, _late: Callable[[], None] | None = None, **kwargs: Any) -> Any:
-        """Call a method of the store. `_late`: it is a save, seen to its end; what to do if it ends well too late."""
+    async def call(self, name: str, /, *args: Any, late: Callable[[], None] | None = None, **kwargs: Any) -> Any:
+        """Call a method of the store. `late`: it is a save, seen to its end; what to do if it ends well too late."""
         method = functools.partial(getattr(self.store, name), *args, **kwargs)
         try:
-            return await self._invoke(name, method, _late)
+            return await self._invoke(name, method, late)
         except asyncio.CancelledError:
             raise
         except PerdureError as error:

@@ -20,13 +20,13 @@ from perdure.errors import (
     SessionNotFoundError,
     StoreError,
 )
-from perdure.stores._calls import StoreCalls, of_store, to_the_end
+from perdure.stores._calls import StoreCalls, of_store
 from perdure.types import SaveReceipt, SessionInfo
 
 if TYPE_CHECKING:
     from perdure.secrets import SecretMasker
 
-__all__ = ["PERMANENT", "StoreClient", "to_the_end"]
+__all__ = ["PERMANENT", "StoreClient"]
 
 _log = logging.getLogger("perdure")
 
@@ -106,9 +106,9 @@ class StoreClient:
         saved = False
         try:
             if self._appends:
-                receipt = await self._calls.call("append", delta, step=step, _late=late)
+                receipt = await self._calls.call("append", delta, step=step, late=late)
             else:
-                receipt = await self._calls.call("save", delta.session if settles else data, _late=late)
+                receipt = await self._calls.call("save", delta.session if settles else data, late=late)
             saved = True
         finally:
             if settles:
@@ -122,7 +122,7 @@ class StoreClient:
     async def _overwrite(self, data: SessionData) -> SaveReceipt:
         if isinstance(self.store, FileSessionStore):
             # In one step under the session's lock.
-            receipt: SaveReceipt = await self._calls.call("save", data, force=True, _late=lambda: None)
+            receipt: SaveReceipt = await self._calls.call("save", data, force=True, late=lambda: None)
             return receipt
         for left in reversed(range(_ATTEMPTS)):
             stored = await self.load(data.id)
