@@ -184,6 +184,8 @@ pub struct Session {
     edits: Edits,
     /// The edits that the base already has.
     base_edits: u64,
+    /// The base is another session's: nothing of this log is known to be in it.
+    foreign_base: bool,
 }
 
 /// Where the log was changed otherwise than by an append. This, and never a comparison of contents, proves that the
@@ -223,7 +225,17 @@ impl Session {
 
     fn fresh(id: SessionId, head: Head, log: MessageLog) -> Session {
         let (base, edits) = (Base::Absent, Edits::default());
-        Session { id, head: Arc::new(head), log, base, attempt: None, planned: None, edits, base_edits: 0 }
+        Session {
+            id,
+            head: Arc::new(head),
+            log,
+            base,
+            attempt: None,
+            planned: None,
+            edits,
+            base_edits: 0,
+            foreign_base: false,
+        }
     }
 
     /// A session as it was stored.
@@ -356,13 +368,14 @@ impl Session {
 
     /// Expects what `stored` came from: the next save overwrites it, knowingly.
     pub fn rebase(&mut self, stored: &Session) {
-        (self.base, self.attempt) = (stored.base.clone(), None);
-        // Nothing of this log is known to be in that one.
-        self.edits.push(0);
+        (self.base, self.attempt, self.foreign_base) = (stored.base.clone(), None, true);
     }
 
     /// The first message that the base does not have, or has otherwise.
     pub fn first_new(&self) -> usize {
+        if self.foreign_base {
+            return 0;
+        }
         self.edits.unbroken_since(self.base_edits, self.base.saved().map_or(0, |s| s.count))
     }
 
@@ -382,7 +395,7 @@ impl Session {
         if same_life && self.base.revision() > saved.revision {
             return; // a later save of the same session was settled already
         }
-        self.base_edits = written.edits.count;
+        (self.base_edits, self.foreign_base) = (written.edits.count, false);
         self.edits.forget(self.base_edits);
         self.base = Base::At(saved);
         self.attempt = None;
@@ -520,6 +533,24 @@ mod tests {
         let cut = cut_string(long.as_bytes());
         let text: String = serde_json::from_slice(&cut).unwrap();
         assert_eq!(text.chars().count(), 200);
+    }
+
+    /// A copy is rebased on what somebody else stored, saved, and the session settles on that. The rebase used to count as
+    /// an edit of the copy, and so hid the session's next edit: it was not saved, and nobody was told.
+    #[test]
+    fn an_edit_after_a_forced_save_is_seen() {
+        let mut session = Session::new(SessionId::new("s").unwrap(), Head::default());
+        session.append(&["{1}", "{2}", "{3}"]);
+        let other = Session::stored(session.id.clone(), session.head.clone(), session.log.clone(), None, 4, None);
+        let mut copy = session.clone();
+        copy.rebase(&other);
+        assert_eq!(copy.first_new(), 0);
+        session.settle(&copy, Arc::new(copy.as_saved(None, 5, None)));
+        assert!(session.is_unchanged());
+        session.truncate(1);
+        session.append(&["{4}", "{5}"]);
+        assert!(!session.is_unchanged());
+        assert_eq!(session.first_new(), 1);
     }
 
     #[test]
