@@ -30,7 +30,7 @@ class Workers:
         _all.add(self)
 
     def _reset(self) -> None:
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._guard = threading.Lock()
         self._threads = self._idle = self._queued = 0
 
@@ -61,11 +61,21 @@ class Workers:
             threading.Thread(target=self._serve, name=self._name, daemon=True).start()
         return future
 
+    def stop(self) -> None:
+        """End the threads once they are through with what they were given; for workers that nobody uses any more.
+
+        Takes no lock: the garbage collector calls this, at any point of any thread.
+        """
+        for _ in range(self._most):
+            self._work.put(None)
+
     def _serve(self) -> None:
         while True:
             with self._guard:
                 self._idle += 1
             run = self._work.get()
+            if run is None:
+                return
             with self._guard:
                 self._idle -= 1
                 self._queued -= 1

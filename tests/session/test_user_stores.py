@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sqlite3
 import threading
@@ -313,3 +314,23 @@ def test_a_callback_may_use_the_session(agent: Agent) -> None:
 def test_paths_and_urls_reach_the_same_sessions(agent: Agent, tmp_path: Path) -> None:
     agent.session(session_store=f"file://{tmp_path}/x", session_id="s", auto_save=True).append(text("one"))
     assert agent.list_sessions(file_session_store=tmp_path / "x") == ["s"]
+
+
+async def test_a_stores_thread_ends_with_the_store(async_agent: AsyncAgent) -> None:
+    def serving() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "perdure-store"}
+
+    before = serving()
+    store = Plain()
+    session = await async_agent.session(session_store=store, session_id="s")
+    await session.append({"role": "user", "content": "x"})
+    await session.save()
+    await session.close()
+    (mine,) = serving() - before
+    del session, store
+    for _ in range(200):
+        gc.collect()
+        if not mine.is_alive():
+            break
+        await asyncio.sleep(0.05)
+    assert not mine.is_alive()

@@ -215,3 +215,18 @@ def test_bad_ids(store: MemorySessionStore, id: str) -> None:
     for call in (store.load, store.delete, store.exists):
         with pytest.raises(InvalidSessionIdError):
             call(id)
+
+
+def test_an_edit_after_a_forced_save_is_saved() -> None:
+    """The forced save's copy counted its rebase as an edit, and so hid the session's next one."""
+    store = MemorySessionStore()
+    other = SessionData("s", messages=[{"n": 0}])
+    store.save(other)
+    data = SessionData("s", messages=[{"n": 1}, {"n": 2}, {"n": 3}])
+    store.save(data, force=True)
+    data.truncate(1)
+    data.append({"n": 4}, {"n": 5})
+    store.save(data)
+    loaded = store.load("s")
+    assert loaded is not None
+    assert loaded.messages == [{"n": 1}, {"n": 4}, {"n": 5}]

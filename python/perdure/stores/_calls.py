@@ -171,13 +171,19 @@ _per_store: dict[int, tuple[Any, PerStore]] = {}
 _per_store_guard = threading.Lock()
 
 
+def _forget(key: int) -> None:
+    found = _per_store.pop(key, None)
+    if found is not None:
+        found[1].worker.stop()
+
+
 def of_store(store: Any) -> PerStore:
     key = id(store)
     with _per_store_guard:
         found = _per_store.get(key)
         if found is None:
             try:
-                weakref.finalize(store, _per_store.pop, key, None)
+                weakref.finalize(store, _forget, key)
                 kept = None
             except TypeError:
                 kept = store  # cannot be watched: kept alive, so that its id stays its own
