@@ -317,8 +317,8 @@ async def _not_found(client: StoreClient, id: str) -> SessionNotFoundError:
         later = path / "v1" / "sessions" / f"id_{name}.json"
         if len(name) < 240 and await _loop.off_loop(later.is_file):
             return SessionNotFoundError(
-                f"no session {id!r} in {path}, but {later} is one of a later A3S Code: bring it over with "
-                "`perdure import`",
+                f"no session {id!r} in {path}, but {later} is one of a later A3S Code, which this version "
+                "does not read: `perdure import` of a later perdure is going to bring it over",
                 session_id=id,
             )
     return await client.not_found(id)

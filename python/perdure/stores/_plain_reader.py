@@ -83,7 +83,7 @@ class Reader:
             if os.path.lexists(path):
                 raise StoreError(
                     f"session {show_id(id)} is there in A3S Code's later layout, which perdure does not read "
-                    f"in place: {path}. Bring it over with `perdure import`",
+                    f"in place: {path}. `perdure import` of a later perdure is going to bring it over",
                     filename=path,
                 )
         return None

@@ -1,9 +1,10 @@
 //! The journal file (docs/format.md, section 2): one line a save, each sealed with its length and a chained CRC.
 
+use crate::base::Lineage;
 use crate::id::SessionId;
 use crate::json::{self, Fault};
 use crate::log::MessageLog;
-use crate::session::{Head, Lineage, Session};
+use crate::session::{Head, Session};
 use crate::snapshot::{key_name, Flaw};
 use bytes::Bytes;
 use std::sync::Arc;

@@ -8,6 +8,7 @@
 //!
 //! The engine knows no Python. The only door to the disk is [`fs::Dir`].
 
+mod base;
 mod engine;
 mod error;
 pub mod fs;
@@ -17,19 +18,21 @@ pub mod json;
 mod list;
 mod lock;
 mod log;
+mod prompt;
 mod read;
 mod save;
 mod session;
 mod slot;
 mod snapshot;
 
+pub use base::{Base, FileBase, Lineage, Saved};
 pub use engine::{Engine, Loaded, SaveOptions};
 pub use error::{Error, Owner, Place, Result};
 pub use id::{SessionId, MAX_ID_CHARS};
 pub use list::{Info, Page};
 pub use log::MessageLog;
 pub use save::{Failed, Receipt};
-pub use session::{Base, FileBase, Head, Lineage, Saved, Session};
+pub use session::{Head, Session};
 pub use snapshot::FORMAT;
 
 /// Unix time in seconds.

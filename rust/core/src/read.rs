@@ -1,10 +1,11 @@
 //! Reading a session without a lock (docs/format.md, section 3).
 
+use crate::base::FileBase;
 use crate::error::{At, Error, Result};
 use crate::fs::{Dir, Open, Stat};
 use crate::id::SessionId;
 use crate::journal::Journal;
-use crate::session::{FileBase, Session};
+use crate::session::Session;
 use crate::snapshot::Snapshot;
 use bytes::Bytes;
 use std::io;

@@ -1,5 +1,6 @@
 //! Saving and deleting (docs/format.md, section 4). Everything here runs under the session's lock.
 
+use crate::base::{FileBase, Lineage, Saved};
 use crate::engine::{Engine, SaveOptions};
 use crate::error::{At, Error, Result};
 use crate::fs::Open;
@@ -7,7 +8,7 @@ use crate::id::SessionId;
 use crate::journal::{encode_save, encode_tombstone, Header};
 use crate::lock::Wait;
 use crate::read::{other_session, read, Found, JournalFile, Names};
-use crate::session::{FileBase, Lineage, Saved, Session};
+use crate::session::Session;
 use crate::slot::Held;
 use crate::snapshot::{peek_meta, Image};
 use std::io::IoSlice;

@@ -1,15 +1,14 @@
 //! A session in memory: head fields and messages as serialised JSON, and what of it is known to be stored.
 
+use crate::base::{Base, FileBase, Lineage, Saved};
 use crate::id::SessionId;
 use crate::json;
 use crate::log::MessageLog;
+use crate::prompt::prompt_of;
 use crate::snapshot::{Image, Snapshot};
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Longest `first_prompt`, in code points.
-const FIRST_PROMPT: usize = 200;
 
 /// The head: every field but the messages. Values are canonical JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,110 +62,6 @@ impl Head {
     /// True if what the journal calls the head field `perdure` is the same.
     pub(crate) fn same_meta(&self, other: &Head) -> bool {
         self.tags == other.tags && self.parent == other.parent && self.extra == other.extra
-    }
-}
-
-/// 32 hex digits that tell one session's life from another's of the same id.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Lineage(pub [u8; 16]);
-
-impl Lineage {
-    /// A new random one.
-    pub fn random() -> std::io::Result<Lineage> {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(|e| std::io::Error::other(e.to_string()))?;
-        Ok(Lineage(bytes))
-    }
-
-    /// Reads 32 lower-case hex digits.
-    pub fn parse(text: &str) -> Option<Lineage> {
-        let lower = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        (text.len() == 32 && lower).then(|| u128::from_str_radix(text, 16).ok())?.map(|n| Lineage(n.to_be_bytes()))
-    }
-}
-
-impl std::fmt::Display for Lineage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:032x}", u128::from_be_bytes(self.0))
-    }
-}
-
-impl std::fmt::Debug for Lineage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
-/// What a stored state is: enough to tell whether a file still holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileBase {
-    /// The engine that saw it. Another engine looks at the content.
-    pub engine: u64,
-    /// Name of the snapshot file in its directory.
-    pub name: String,
-    /// Identity of the snapshot file.
-    pub stat: crate::fs::Stat,
-    /// Computed CRC of the snapshot behind its `perdure` line (of a foreign file: of the whole).
-    pub crc: u32,
-    /// Length of the journal's whole lines on top of the snapshot; 0: none.
-    pub journal_len: u64,
-    /// CRC of the last of them.
-    pub journal_crc: u32,
-}
-
-/// The state that a session was loaded from or last saved as.
-#[derive(Debug, Clone)]
-pub struct Saved {
-    /// None: a file that knows no revisions (A3S Code's).
-    pub lineage: Option<Lineage>,
-    /// Its revision, 0 without a lineage.
-    pub revision: u64,
-    /// Number of its messages.
-    pub count: usize,
-    /// Its head.
-    pub head: Arc<Head>,
-    /// CRC of its content, however it was written. Two states of one revision with different content: one of them was
-    /// changed outside perdure.
-    pub content: u32,
-    /// The file, if it was one.
-    pub file: Option<FileBase>,
-}
-
-/// What a session expects to be stored when it is saved.
-#[derive(Debug, Clone, Default)]
-pub enum Base {
-    /// Nothing: the session is new.
-    #[default]
-    Absent,
-    /// This state.
-    At(Arc<Saved>),
-}
-
-impl Base {
-    /// The state, unless nothing is expected.
-    pub fn saved(&self) -> Option<&Saved> {
-        match self {
-            Base::Absent => None,
-            Base::At(saved) => Some(saved),
-        }
-    }
-
-    /// The state, shared.
-    pub fn shared(&self) -> Option<Arc<Saved>> {
-        match self {
-            Base::Absent => None,
-            Base::At(saved) => Some(saved.clone()),
-        }
-    }
-
-    /// True if it is this very state, by identity.
-    pub(crate) fn is(&self, saved: &Arc<Saved>) -> bool {
-        matches!(self, Base::At(mine) if Arc::ptr_eq(mine, saved))
-    }
-
-    /// Revision of the state; 0 if nothing is expected.
-    pub fn revision(&self) -> u64 {
-        self.saved().map_or(0, |s| s.revision)
     }
 }
 
@@ -441,99 +336,9 @@ impl Session {
     }
 }
 
-/// The text of a user message, cut.
-fn prompt_of(message: &[u8]) -> Option<Bytes> {
-    let (mut user, mut text) = (false, None);
-    json::members::<json::Fault>(message, 0, |key, at| {
-        let value = json::value(message, at)?;
-        match key.of(message) {
-            br#""role""# => user = value.of(message) == br#""user""#,
-            br#""content""# => text = text_of(value.of(message)),
-            _ => {}
-        }
-        Ok(value.end)
-    })
-    .ok()?;
-    text.filter(|_| user)
-}
-
-fn text_of(content: &[u8]) -> Option<Bytes> {
-    if content.first() == Some(&b'"') {
-        return Some(cut_string(content));
-    }
-    let mut found = None;
-    json::elements::<json::Fault>(content, 0, |block| {
-        let block = block.of(content);
-        if found.is_none() && block.first() == Some(&b'{') {
-            let (mut is_text, mut text) = (false, None);
-            json::members::<json::Fault>(block, 0, |key, at| {
-                let value = json::value(block, at)?;
-                match key.of(block) {
-                    br#""type""# => is_text = value.of(block) == br#""text""#,
-                    br#""text""# => text = Some(value.of(block)),
-                    _ => {}
-                }
-                Ok(value.end)
-            })?;
-            found = text.filter(|t| is_text && t.first() == Some(&b'"')).map(cut_string);
-        }
-        Ok(())
-    })
-    .ok()?;
-    found
-}
-
-/// Cuts a string token to 200 code points; an escape counts as one, a pair of surrogate escapes as one.
-fn cut_string(token: &[u8]) -> Bytes {
-    let body = token.get(1..token.len().saturating_sub(1)).unwrap_or_default();
-    let mut at = 0;
-    for _ in 0..FIRST_PROMPT {
-        let rest = body.get(at..).unwrap_or_default();
-        at += match rest {
-            [] => break,
-            [b'\\', b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _, _, b'\\', b'u', b'd' | b'D', b'c'..=b'f' | b'C'..=b'F', ..] => {
-                12
-            }
-            [b'\\', b'u', ..] => 6,
-            [b'\\', ..] => 2,
-            [first, ..] => match first {
-                0..=0x7f => 1,
-                0x80..=0xdf => 2,
-                0xe0..=0xef => 3,
-                _ => 4,
-            },
-        };
-    }
-    let mut out = Vec::with_capacity(at + 2);
-    out.push(b'"');
-    out.extend_from_slice(body.get(..at.min(body.len())).unwrap_or_default());
-    out.push(b'"');
-    out.into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn first_prompts() {
-        for (message, expected) in [
-            (r#"{"role": "user", "content": "hi"}"#, r#""hi""#),
-            (r#"{"content": [{"type": "image"}, {"type": "text", "text": "a\nb"}], "role": "user"}"#, r#""a\nb""#),
-            (r#"{"role": "assistant", "content": "hi"}"#, "null"),
-            (r#"{"role": "user", "content": [{"type": "tool_result", "text": "no"}]}"#, "null"),
-            (r#"{"role": "user", "content": 7}"#, "null"),
-            (r#"{"role": "user"}"#, "null"),
-        ] {
-            let mut session = Session::new(SessionId::new("s").unwrap(), Head::default());
-            session.append(&[message]);
-            assert_eq!(&session.first_prompt()[..], expected.as_bytes(), "{message}");
-        }
-        let long = format!(r#""{}""#, "é\\n\\ud83d\\ude00".repeat(100));
-        let cut = cut_string(long.as_bytes());
-        let text: String = serde_json::from_slice(&cut).unwrap();
-        assert_eq!(text.chars().count(), 200);
-    }
 
     /// A copy is rebased on what somebody else stored, saved, and the session settles on that. The rebase used to count as
     /// an edit of the copy, and so hid the session's next edit: it was not saved, and nobody was told.

@@ -1,10 +1,11 @@
 //! The snapshot file (docs/format.md, section 1): writing it from ready bytes, and taking one apart.
 
+use crate::base::Lineage;
 use crate::error::{Error, Place, Result};
 use crate::id::SessionId;
 use crate::json::{self, Fault};
 use crate::log::{LogBuilder, MessageLog};
-use crate::session::{Head, Lineage, Session};
+use crate::session::{Head, Session};
 use bytes::Bytes;
 use std::io::IoSlice;
 use std::path::Path;
