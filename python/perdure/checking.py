@@ -215,7 +215,8 @@ class _Check:
         advice = (
             "put a backup back, or move it away" if kind == "damaged" else "move it away if it does not belong here"
         )
-        message = f"{_without_path(error, name)}; {advice}"
+        # The core's errors may bring their own advice; here is what to do in a directory of many.
+        message = f"{_without_path(error, name).partition('; the file is left as it is')[0]}; {advice}"
         self._found(
             kind,
             name,
