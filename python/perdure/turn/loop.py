@@ -7,8 +7,10 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
+from perdure._loop import off_loop
 from perdure.errors import SerializationError, ToolRoundsError
 from perdure.turn.codec import response_to_message, to_model_messages
 from perdure.turn.messages import raw_arguments, tool_result_message
@@ -86,7 +88,8 @@ async def run_turn(
     """
     settings = settings or TurnSettings()
     messages: list[Mapping[str, Any]] = list(history)
-    sent = to_model_messages(messages)
+    # Not on the event loop: a long history takes a while.
+    sent = await off_loop(partial(to_model_messages, messages))
     pending = [block for _, block in dangling_tool_calls(messages)]
     if not pending and (not messages or messages[-1].get("role") != "user"):
         path = f"messages[{max(len(messages) - 1, 0)}]"
@@ -113,7 +116,7 @@ async def run_turn(
                 "continue_turn() goes on with a fresh allowance, or raise max_tool_rounds"
             )
         if len(sent) < len(messages):
-            sent = to_model_messages(messages)
+            sent = await off_loop(partial(to_model_messages, messages))
         definitions = tools.definitions() if tools is not None else ()
         async with model.request_stream(sent, definitions, settings) as stream:
             async for text in stream:
