@@ -66,7 +66,6 @@ def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
 @pytest.mark.model
 @pytest.mark.timeout(600)
 def test_three_rounds_on_the_real_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("xllamacpp")
     code = main(["demo", "--rounds", "3", "--dir", str(tmp_path), "--seed", "7"])
     out = capsys.readouterr().out
     assert code == 0, out
@@ -104,7 +103,6 @@ def test_the_verdict_turns_red(
     tamper: Callable[[Path], None],
     word: str,
 ) -> None:
-    pytest.importorskip("xllamacpp")
     from perdure.cli.demo import rounds
 
     monkeypatch.setattr(rounds, "Demo", functools.partial(rounds.Demo, tamper=tamper))

@@ -53,7 +53,6 @@ def test_custom_store(tmp_path: Path) -> None:
 @pytest.mark.model
 @pytest.mark.timeout(300)
 def test_quickstart(tmp_path: Path) -> None:
-    pytest.importorskip("xllamacpp")
     out = example("quickstart.py", tmp_path)
     assert "Resumed with 2 messages" in out
     assert out.count("is on disk]") == 3
@@ -63,6 +62,5 @@ def test_quickstart(tmp_path: Path) -> None:
 @pytest.mark.model
 @pytest.mark.timeout(300)
 def test_async_quickstart(tmp_path: Path) -> None:
-    pytest.importorskip("xllamacpp")
     out = example("async_quickstart.py", tmp_path)
     assert out.count(": 2 messages") == 2

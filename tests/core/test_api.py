@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from core_helpers import child
 
 import perdure
@@ -73,7 +72,6 @@ def test_the_version_is_the_distributions() -> None:
 
 
 def test_stubs_are_those_of_the_module(tmp_path: Path) -> None:
-    pytest.importorskip("mypy")
     # Next to mypy's own cache: without one the standard library is read anew every time.
     cache = Path(__file__).parents[2] / ".mypy_cache" / "stubtest"
     (tmp_path / "mypy.ini").write_text(f"[mypy]\ncache_dir = {cache}\n")
