@@ -88,7 +88,7 @@ test-rust: ## the engine's tests, without Python
 	fi
 
 test-py: dev weights ## pytest, everything: turns on the local model, packages, documentation
-	$(PY) -m pytest -p no:benchmark -n $(JOBS) $(PYTEST_ARGS)
+	$(PY) -m pytest -p no:benchmark -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 smoke: dev ## the benchmarks with small numbers, so that they cannot rot
 	$(PY) -m pytest -q benches --benchmark-disable

@@ -21,3 +21,18 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 def store(tmp_path: Path) -> FileSessionStore:
     """A file store on an empty directory."""
     return FileSessionStore(tmp_path / "sessions")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of the real model on one worker: two model servers on two cores wait for each other for minutes."""
+    slow = (
+        "tests/docs/",
+        "tests/cli/test_chat.py",
+        "tests/cli/test_examples.py",
+        "tests/test_demo.py",
+        "tests/turn/test_local.py",
+    )
+    for item in items:
+        if item.get_closest_marker("model") or item.nodeid.startswith(slow):
+            item.add_marker(pytest.mark.xdist_group("model"))
