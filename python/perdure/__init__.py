@@ -34,7 +34,7 @@ from perdure.session import Session
 from perdure.stores.memory import MemorySessionStore
 from perdure.stores.protocol import SessionStore
 from perdure.stores.python_file import PythonFileSessionStore
-from perdure.types import SaveReceipt, SendResult, SessionInfo, TurnEvent, Usage
+from perdure.types import SaveReceipt, SendResult, SessionInfo, StoreStats, TurnEvent, Usage
 
 __version__ = _core.__version__
 
@@ -66,6 +66,7 @@ __all__ = [
     "SessionOptions",
     "SessionStore",
     "StoreError",
+    "StoreStats",
     "ToolRoundsError",
     "TurnEvent",
     "Usage",

@@ -2,14 +2,15 @@
 
 import builtins
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, SupportsIndex, final, overload
 
 from typing_extensions import Self, disjoint_base
 
-from perdure.types import SaveReceipt, SessionInfo
+from perdure.errors import PerdureError
+from perdure.types import SaveReceipt, SessionInfo, StoreStats
 
 __all__ = [
     "FileSessionStore",
@@ -230,15 +231,17 @@ class FileSessionStore:
     """Sessions in a directory, one readable JSON file each (docs/format.md).
 
     A save is acknowledged when it survives a power cut: the file is written beside the old one, synced, renamed, and
-    the directory synced. Steps inside of a turn go to a journal beside it. Safe to use from any thread; all stores of
-    a process on one directory work together, and processes keep apart with a lock a session. May be subclassed; a
-    subclass with an `__init__` of its own calls `super().__init__(dir)`.
+    the directory synced. Steps inside of a turn go to a journal beside it. In journal mode every save does: it costs what
+    is new, whatever the length of the history, until the journal outgrows twice the file and is folded into it. Safe to
+    use from any thread; all stores of a process on one directory work together, and processes keep apart with a lock a
+    session. May be subclassed; a subclass with an `__init__` of its own calls `super().__init__(dir)`.
 
     Args:
         dir: made with mode 0700 if it is not there; its parents too.
-        journal: not in this version yet.
-        durability: "full", or "process": steps are not synced and may be lost to a power cut; snapshots are synced
-            all the same, so the session never is.
+        journal: journal mode. A session that was saved stays locked for other processes until it is released, the
+            store is closed or, where very many are open, others need its file descriptors.
+        durability: "full", or "process": lines of the journal are not synced and may be lost to a power cut; whole files
+            are synced all the same, so the session never is.
         lock_timeout: seconds to wait for another process that has the session open, before `SessionLockedError`. A
             process that is just saving is waited for in any case.
 
@@ -261,6 +264,8 @@ class FileSessionStore:
         """The directory, a `pathlib.Path`."""
     @property
     def durability(self) -> str: ...
+    @property
+    def journal(self) -> bool: ...
     def save(self, data: SessionData, /, *, create: bool = False, force: bool = False) -> SaveReceipt:
         """Save a session and move its base. An unchanged one writes nothing.
 
@@ -268,6 +273,21 @@ class FileSessionStore:
         Raises `SessionExistsError`, `SessionConflictError`, `SessionLockedError`, `SessionCorruptError`, `StoreError`;
         what was stored stays as it was.
         """
+    def save_many(
+        self, datas: Iterable[SessionData], /, *, create: bool = False, force: bool = False
+    ) -> builtins.list[SaveReceipt | PerdureError]:
+        """Save many sessions at the same time, on threads of the engine's: a receipt or an error each, in their order.
+
+        Syncs that wait together are confirmed together by most file systems, so this is many times faster than one after
+        the other. Raises `TypeError` for what is not a `SessionData`; then nothing is saved.
+        """
+    def checkpoint(self, id: str, /) -> SaveReceipt:
+        """Put what the journal of a session holds into its file, so that everything can be read there.
+
+        The revision stays. Raises `SessionNotFoundError`, `SessionLockedError`, `SessionCorruptError`, `StoreError`.
+        """
+    def stats(self) -> StoreStats:
+        """What this process has written to the directory since it opened it first."""
     def append(self, delta: SessionDelta, /, *, step: bool = False) -> SaveReceipt:
         """Save what changed. `step`: inside of a turn, to the journal. The caller settles; raises as `save`."""
     def load(self, id: str, /) -> SessionData | None:
@@ -289,8 +309,12 @@ class FileSessionStore:
     def health_check(self) -> None:
         """Write, sync and remove a small file. Raises `StoreError`."""
     def release(self, data: SessionData) -> None:
-        """Close this session's files. Saving it again opens them again."""
+        """Close this session's files and let go of its lock. Saving it again opens them again.
+
+        In journal mode a journal over a quarter of the file is folded into it first; if that fails, a warning is logged
+        and nothing is lost.
+        """
     def close(self) -> None:
-        """Close all files of all sessions of this directory. The store can be used afterwards."""
+        """`release` for all sessions of this directory. The store can be used afterwards."""
     def __enter__(self) -> Self: ...
     def __exit__(self, *_error: type[BaseException] | BaseException | TracebackType | None) -> None: ...

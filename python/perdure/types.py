@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-__all__ = ["SaveReceipt", "SendResult", "SessionInfo", "TurnEvent", "Usage"]
+__all__ = ["SaveReceipt", "SendResult", "SessionInfo", "StoreStats", "TurnEvent", "Usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class SaveReceipt:
     new_bytes      bytes of the messages that were new in it
     seconds        wall time of the save
     location       where the session lies: a path or a URL without secrets
+    sync_seconds   the part of `seconds` spent waiting for the disk to confirm; 0 where a store does not tell
     """
 
     revision: int
@@ -25,6 +26,32 @@ class SaveReceipt:
     new_bytes: int
     seconds: float
     location: str
+    sync_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What this process has written to a directory of sessions since it first opened it, added up.
+
+    saves          saves that wrote something, folds included
+    lines          those of them that appended a line to a journal
+    snapshots      those of them that wrote a whole file
+    bytes_written  everything counted
+    new_bytes      bytes of the messages that were new in them
+    sync_seconds   time spent waiting for the disk to confirm, over all threads
+    """
+
+    saves: int
+    lines: int
+    snapshots: int
+    bytes_written: int
+    new_bytes: int
+    sync_seconds: float
+
+    @property
+    def write_amplification(self) -> float:
+        """Bytes written for each byte of new messages; 0 as long as there were none."""
+        return self.bytes_written / self.new_bytes if self.new_bytes else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -385,7 +385,7 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert store.save(session("s", "one")).location == str(tmp_path / "relative" / "s.json")
     assert store.path == tmp_path / "relative"
     assert FileSessionStore(str(tmp_path / "relative")).list() == ["s"]
-    assert repr(store) == f'FileSessionStore("{tmp_path}/relative", durability="full")'
+    assert repr(store) == f'FileSessionStore("{tmp_path}/relative", journal=False, durability="full")'
 
 
 def test_opening_changes_nothing(tmp_path: Path) -> None:

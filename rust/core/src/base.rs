@@ -1,5 +1,6 @@
 //! What a session knows of its stored state: what it expects to find there, and to replace.
 
+use crate::read::Names;
 use crate::session::Head;
 use std::sync::Arc;
 
@@ -39,8 +40,8 @@ impl std::fmt::Debug for Lineage {
 pub struct FileBase {
     /// The engine that saw it. Another engine looks at the content.
     pub engine: u64,
-    /// Name of the snapshot file in its directory.
-    pub name: String,
+    /// The names of its files.
+    pub(crate) names: Arc<Names>,
     /// Identity of the snapshot file.
     pub stat: crate::fs::Stat,
     /// Computed CRC of the snapshot behind its `perdure` line (of a foreign file: of the whole).
@@ -49,6 +50,13 @@ pub struct FileBase {
     pub journal_len: u64,
     /// CRC of the last of them.
     pub journal_crc: u32,
+}
+
+impl FileBase {
+    /// Name of the snapshot file in its directory.
+    pub fn name(&self) -> &str {
+        &self.names.snapshot
+    }
 }
 
 /// The state that a session was loaded from or last saved as.
@@ -67,6 +75,14 @@ pub struct Saved {
     pub content: u32,
     /// The file, if it was one.
     pub file: Option<FileBase>,
+}
+
+impl Saved {
+    /// True if both are the same state, wherever they were read.
+    pub(crate) fn is(&self, other: &Saved) -> bool {
+        std::ptr::eq(self, other)
+            || (self.lineage == other.lineage && self.revision == other.revision && self.content == other.content)
+    }
 }
 
 /// What a session expects to be stored when it is saved.
@@ -94,11 +110,6 @@ impl Base {
             Base::Absent => None,
             Base::At(saved) => Some(saved.clone()),
         }
-    }
-
-    /// True if it is this very state, by identity.
-    pub(crate) fn is(&self, saved: &Arc<Saved>) -> bool {
-        matches!(self, Base::At(mine) if Arc::ptr_eq(mine, saved))
     }
 
     /// Revision of the state; 0 if nothing is expected.

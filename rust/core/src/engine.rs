@@ -1,11 +1,16 @@
 //! The store of one directory. All stores of a process on the same directory share one engine.
 
+use crate::base::FileBase;
 use crate::error::{At, Error, Result};
 use crate::fs::{Dir, Open, RealDir};
 use crate::id::SessionId;
+use crate::limits::Limits;
+use crate::lock::{Hold, Wait};
 use crate::read::{other_session, read, Found, Names};
+use crate::save::{fold, Receipt};
 use crate::session::Session;
 use crate::slot::Slot;
+use crate::stats::{Counts, Stats};
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::path::Path;
@@ -13,14 +18,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-/// Sessions whose files are kept open; more are closed, longest unused first.
-const OPEN_SESSIONS: usize = 64;
-
 /// How a save is to be done.
 #[derive(Debug, Clone, Copy)]
 pub struct SaveOptions {
     /// A step inside of a turn: goes to the journal where it can.
     pub step: bool,
+    /// Journal mode: every save does, and the session's lock is kept until it is released.
+    pub journal: bool,
     /// The session may be new even if its base says otherwise: copies, forks, imports.
     pub create: bool,
     /// Overwrite whatever is stored.
@@ -37,6 +41,7 @@ impl Default for SaveOptions {
     fn default() -> SaveOptions {
         SaveOptions {
             step: false,
+            journal: false,
             create: false,
             force: false,
             sync: true,
@@ -62,6 +67,8 @@ pub struct Engine {
     number: u64,
     process: u32,
     slots: Mutex<Slots>,
+    limits: Limits,
+    counts: Counts,
     /// A network file system that nobody has been warned of yet.
     network: Mutex<Option<&'static str>>,
 }
@@ -70,6 +77,16 @@ pub struct Engine {
 struct Slots {
     by_stem: HashMap<String, (Arc<Mutex<Slot>>, u64)>,
     clock: u64,
+}
+
+impl Slots {
+    /// Takes out the slot that was used longest ago. One that only the table holds is idle; a poisoned one has to
+    /// remember that it is.
+    fn longest_unused(&mut self) -> Option<Arc<Mutex<Slot>>> {
+        let idle = self.by_stem.iter().filter(|(_, (slot, _))| Arc::strong_count(slot) == 1 && !guard(slot).poisoned);
+        let stem = idle.min_by_key(|(_, (_, used))| *used).map(|(stem, _)| stem.clone())?;
+        self.by_stem.remove(&stem).map(|(slot, _)| slot)
+    }
 }
 
 /// A lock that a panicking thread left is still a lock: what it guards is re-read from disk anyway.
@@ -111,8 +128,24 @@ impl Engine {
     /// An engine on any directory, shared with nobody.
     pub fn on(dir: Arc<dyn Dir>) -> Engine {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Engine { dir, number, process: std::process::id(), slots: Mutex::default(), network: Mutex::default() }
+        Engine {
+            dir,
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            process: std::process::id(),
+            slots: Mutex::default(),
+            limits: Limits::of_process(),
+            counts: Counts::default(),
+            network: Mutex::default(),
+        }
+    }
+
+    /// What was saved since the engine was opened.
+    pub fn stats(&self) -> Stats {
+        self.counts.stats()
+    }
+
+    pub(crate) fn count(&self, receipt: &Receipt) {
+        self.counts.add(receipt);
     }
 
     /// The kind of network file system that the directory is on, told once: no durability can be promised there.
@@ -139,7 +172,8 @@ impl Engine {
     }
 
     /// Works on a session's files. One thread at a time does.
-    pub(crate) fn with_slot<T>(&self, names: &Names, mut work: impl FnMut(&mut Slot) -> T) -> T {
+    pub(crate) fn with_slot<T>(&self, names: &Arc<Names>, mut work: impl FnMut(&mut Slot) -> T) -> T {
+        let _entry = self.limits.enter();
         loop {
             let slot = self.slot(names);
             let mut slot = guard(&slot);
@@ -150,24 +184,19 @@ impl Engine {
         }
     }
 
-    fn slot(&self, names: &Names) -> Arc<Mutex<Slot>> {
+    fn slot(&self, names: &Arc<Names>) -> Arc<Mutex<Slot>> {
         let mut slots = guard(&self.slots);
         slots.clock += 1;
         let now = slots.clock;
-        let mut evicted = None;
-        if slots.by_stem.len() >= OPEN_SESSIONS && !slots.by_stem.contains_key(&names.stem) {
-            // A slot that only the table holds is idle. A poisoned one has to remember that it is.
-            let idle =
-                slots.by_stem.iter().filter(|(_, (slot, _))| Arc::strong_count(slot) == 1 && !guard(slot).poisoned);
-            let stem = idle.min_by_key(|(_, (_, used))| *used).map(|(stem, _)| stem.clone());
-            evicted = stem.and_then(|stem| slots.by_stem.remove(&stem));
+        if let Some((slot, used)) = slots.by_stem.get_mut(&names.stem) {
+            *used = now;
+            return slot.clone();
         }
-        let new = || (Arc::new(Mutex::new(Slot::new(names.clone()))), 0);
-        let entry = slots.by_stem.entry(names.stem.clone()).or_insert_with(new);
-        entry.1 = now;
-        let slot = entry.0.clone();
+        let evicted = if slots.by_stem.len() >= self.limits.slots { slots.longest_unused() } else { None };
+        let slot = Arc::new(Mutex::new(Slot::new(names.clone())));
+        slots.by_stem.insert(names.stem.clone(), (slot.clone(), now));
         drop(slots);
-        if let Some((slot, _)) = evicted {
+        if let Some(slot) = evicted {
             guard(&slot).close(self.dir());
         }
         slot
@@ -227,41 +256,59 @@ impl Engine {
         written
     }
 
-    /// Lets go of a session's files: what is empty is removed, a lock is given up. Nothing is lost by it.
-    pub fn release(&self, session: &Session) {
-        let name = session.base().saved().and_then(|s| s.file.as_ref()).map(|f| f.name.as_str());
-        let stem = name.and_then(|n| n.strip_suffix(".json")).map_or_else(|| session.id().stem(), str::to_string);
+    /// Lets go of a session's files: what is empty is removed, a lock is given up. In journal mode a journal over a quarter
+    /// of its snapshot is folded first. An error is that of the fold: nothing is lost by it, and the files are let go of.
+    pub fn release(&self, session: &Session) -> Result<()> {
+        let file = session.base().saved().and_then(|s| s.file.as_ref());
+        let stem = file.map_or_else(|| session.id().stem(), |file| file.names.stem.clone());
         let slot = guard(&self.slots).by_stem.get(&stem).map(|(slot, _)| slot.clone());
-        if let Some(slot) = slot {
-            self.close_slot(&stem, &slot);
-        }
+        slot.map_or(Ok(()), |slot| self.close_slot(&stem, &slot, true))
     }
 
-    fn close_slot(&self, stem: &str, slot: &Arc<Mutex<Slot>>) {
+    fn close_slot(&self, stem: &str, slot: &Arc<Mutex<Slot>>, folds: bool) -> Result<()> {
         let mut open = guard(slot);
+        let folded = if folds { self.fold_at_close(&mut open) } else { Ok(()) };
         open.close(self.dir());
-        if open.poisoned {
-            return; // it has to remember that it is
+        if !open.poisoned {
+            // A poisoned one stays: it has to remember that it is.
+            open.closed = true;
+            guard(&self.slots).by_stem.remove(stem);
         }
-        open.closed = true;
-        guard(&self.slots).by_stem.remove(stem);
+        folded
     }
 
-    /// Lets go of all files. The engine can still be used afterwards.
-    pub fn close(&self) {
+    fn fold_at_close(&self, slot: &mut Slot) -> Result<()> {
+        let Some(id) = slot.kept_id().cloned() else { return Ok(()) };
+        let small = |file: &FileBase| file.journal_len * 4 <= file.stat.len;
+        if slot.last().and_then(|last| last.file.as_ref()).is_some_and(small) {
+            return Ok(());
+        }
+        let held = slot.hold(self.dir(), id.as_str(), Wait::Never, Hold::Open)?;
+        if let Some(receipt) = fold(self, held, &id)? {
+            self.count(&receipt);
+        }
+        Ok(())
+    }
+
+    /// Lets go of all files, as `release` does. The engine can still be used afterwards. The first error is given.
+    pub fn close(&self) -> Result<()> {
+        self.close_slots(true)
+    }
+
+    fn close_slots(&self, folds: bool) -> Result<()> {
         let slots: Vec<_> =
             guard(&self.slots).by_stem.iter().map(|(stem, (slot, _))| (stem.clone(), slot.clone())).collect();
+        let mut closed = Ok(());
         for (stem, slot) in slots {
-            self.close_slot(&stem, &slot);
+            closed = closed.and(self.close_slot(&stem, &slot, folds));
         }
+        closed
     }
 
-    /// Closes every engine of this process that is still in use.
-    pub fn close_all() {
+    /// Closes every engine of this process that is still in use. The first error is given.
+    pub fn close_all() -> Result<()> {
         let engines: Vec<_> = guard(registry()).values().filter_map(Weak::upgrade).collect();
-        for engine in engines.iter().filter(|e| e.is_ours()) {
-            engine.close();
-        }
+        engines.iter().filter(|e| e.is_ours()).fold(Ok(()), |closed, engine| closed.and(engine.close()))
     }
 }
 
@@ -269,7 +316,8 @@ impl Drop for Engine {
     fn drop(&mut self) {
         // In a forked child the files are only closed: unlocking would take the parent's locks away.
         if self.is_ours() {
-            self.close();
+            // Without a fold: this may be the garbage collector's moment, and a journal is as safe as a snapshot.
+            let _ = self.close_slots(false);
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::fmt;
+use std::sync::Arc;
 
 /// Longest id, in characters.
 pub const MAX_ID_CHARS: usize = 4096;
@@ -12,7 +13,7 @@ const CUT_STEM: usize = 140;
 
 /// A checked session id: 1 to 4,096 characters, no NUL.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(String);
+pub struct SessionId(Arc<str>);
 
 impl SessionId {
     /// Checks an id.
@@ -28,7 +29,7 @@ impl SessionId {
         if id.contains('\0') {
             return Err(Error::InvalidId("it contains a NUL character".into()));
         }
-        Ok(SessionId(id))
+        Ok(SessionId(id.into()))
     }
 
     /// The id as text.

@@ -45,12 +45,14 @@ pub(crate) struct Journal {
     pub crc: u32,
 }
 
-fn seal(payload: &[u8], chain: u32) -> (Vec<u8>, u32) {
+/// Appends the line of a payload; gives its CRC.
+fn seal(out: &mut Vec<u8>, payload: &[u8], chain: u32) -> u32 {
     let crc = crc32c::crc32c_append(chain, payload);
-    let mut line = format!("{{\"bytes\": {}, \"crc32c\": \"{crc:08x}\", ", payload.len()).into_bytes();
-    line.extend_from_slice(payload);
-    line.extend_from_slice(b"}\n");
-    (line, crc)
+    out.reserve(payload.len() + 64);
+    out.extend_from_slice(format!("{{\"bytes\": {}, \"crc32c\": \"{crc:08x}\", ", payload.len()).as_bytes());
+    out.extend_from_slice(payload);
+    out.extend_from_slice(b"}\n");
+    crc
 }
 
 /// Members without the braces around them.
@@ -79,21 +81,24 @@ impl Header {
             out.key(b"snapshot_crc32c");
             out.string(format!("{:08x}", self.snapshot_crc).as_bytes());
         });
-        seal(&payload, 0)
+        let mut line = Vec::new();
+        let crc = seal(&mut line, &payload, 0);
+        (line, crc)
     }
 }
 
-/// The line that turns the session's base into the session.
+/// Appends the line that turns the session's base into the session; gives its CRC.
 ///
 /// `synced`: it is acknowledged once it is on the disk, and so is all before it.
 pub(crate) fn encode_save(
+    line: &mut Vec<u8>,
     session: &Session,
     base: &Head,
     revision: u64,
     at: u64,
     synced: bool,
     chain: u32,
-) -> (Vec<u8>, u32) {
+) -> u32 {
     let (head, from) = (session.head(), session.first_new());
     let payload = payload(|out| {
         out.key(b"revision");
@@ -143,7 +148,7 @@ pub(crate) fn encode_save(
         }
         out.close(b']');
     });
-    seal(&payload, chain)
+    seal(line, &payload, chain)
 }
 
 /// Keys are kept in their written form.
@@ -152,7 +157,8 @@ fn raw_key(out: &mut json::Writer, key: &str) {
     out.raw(format!("\"{key}\": ").as_bytes());
 }
 
-pub(crate) fn encode_tombstone(revision: u64, at: u64, chain: u32) -> (Vec<u8>, u32) {
+/// Appends the line that says that the session is deleted.
+pub(crate) fn encode_tombstone(line: &mut Vec<u8>, revision: u64, at: u64, chain: u32) {
     let payload = payload(|out| {
         out.key(b"deleted");
         out.raw(b"true");
@@ -161,7 +167,7 @@ pub(crate) fn encode_tombstone(revision: u64, at: u64, chain: u32) -> (Vec<u8>, 
         out.key(b"at");
         out.int(at as i64);
     });
-    seal(&payload, chain)
+    seal(line, &payload, chain);
 }
 
 impl Journal {

@@ -11,19 +11,23 @@
 mod base;
 mod engine;
 mod error;
+mod files;
 pub mod fs;
 mod id;
 mod journal;
 pub mod json;
+mod limits;
 mod list;
 mod lock;
 mod log;
+pub mod pool;
 mod prompt;
 mod read;
 mod save;
 mod session;
 mod slot;
 mod snapshot;
+mod stats;
 
 pub use base::{Base, FileBase, Lineage, Saved};
 pub use engine::{Engine, Loaded, SaveOptions};
@@ -31,9 +35,10 @@ pub use error::{Error, Owner, Place, Result};
 pub use id::{SessionId, MAX_ID_CHARS};
 pub use list::{Info, Page};
 pub use log::MessageLog;
-pub use save::{Failed, Receipt};
+pub use save::{Failed, Kind, Receipt};
 pub use session::{Head, Session};
 pub use snapshot::FORMAT;
+pub use stats::Stats;
 
 /// Unix time in seconds.
 pub(crate) fn now() -> u64 {

@@ -10,7 +10,6 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a lock is going to be held; readable by others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code)] // `Open` is journal mode's
 pub(crate) enum Hold {
     /// For one save or delete.
     Save,
@@ -63,6 +62,14 @@ impl Note {
     }
 }
 
+impl Note {
+    /// True if the holder may keep the lock for as long as it likes. One of this very process is about to let go of it:
+    /// whoever has the session open here works through the same slot.
+    fn is_patient(&self) -> bool {
+        self.open && !(self.owner.pid == Some(std::process::id()) && self.owner.host.as_deref() == Some(&host()))
+    }
+}
+
 fn host() -> String {
     #[cfg(unix)]
     return rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -112,7 +119,7 @@ impl LockFile {
             let note = lock.file.read_some(0, 4096).map(|b| Note::read(&b)).unwrap_or_default();
             let (patience, give_up) = match wait {
                 Wait::Never => (Duration::ZERO, false),
-                Wait::AtMost(timeout, ask) => (if note.open { timeout } else { timeout.max(GRACE) }, ask()),
+                Wait::AtMost(timeout, ask) => (if note.is_patient() { timeout } else { timeout.max(GRACE) }, ask()),
             };
             if give_up || started.elapsed() >= patience {
                 return Err(Error::Locked { id: id.to_string(), owner: note.owner });
@@ -143,6 +150,11 @@ impl LockFile {
         self.file.set_len(line.len() as u64).at("truncate", &path)?;
         self.line = line;
         Ok(left)
+    }
+
+    /// True if the file at the path is still the one that is locked.
+    pub fn is_in_place(&self, dir: &dyn Dir) -> bool {
+        matches!(dir.stat(&self.name), Ok(Some(there)) if (there.device, there.inode) == self.inode)
     }
 
     /// Lets go of the lock and keeps the file open for the next time. False: it stays locked until the file is closed.

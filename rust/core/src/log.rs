@@ -19,6 +19,8 @@ struct Chunk {
     wire: Bytes,
     /// End of each message in `wire`.
     ends: Vec<u32>,
+    /// Index of its first message.
+    first: usize,
     /// CRC of the log's wire (without its first byte) up to the end of this chunk.
     crc: u32,
 }
@@ -34,12 +36,13 @@ impl Chunk {
     }
 }
 
-/// A list of serialised messages: cheap to clone, appended to at the end.
+/// A list of serialised messages, appended to at the end. A clone costs the same whatever the length.
 #[derive(Debug, Clone, Default)]
 pub struct MessageLog {
-    chunks: Vec<Arc<Chunk>>,
-    /// Index of the first message of each chunk.
-    firsts: Vec<usize>,
+    /// Chunks that have their size; clones share the list.
+    full: Arc<Vec<Arc<Chunk>>>,
+    /// The few behind them that are still merged with what comes.
+    open: Vec<Arc<Chunk>>,
     count: usize,
     wire_len: usize,
 }
@@ -62,12 +65,20 @@ impl MessageLog {
 
     /// CRC-32C of the wire without its first byte.
     pub fn crc(&self) -> u32 {
-        self.chunks.last().map_or(0, |chunk| chunk.crc)
+        self.last_chunk().map_or(0, |chunk| chunk.crc)
+    }
+
+    fn chunks(&self) -> impl DoubleEndedIterator<Item = &Arc<Chunk>> {
+        self.full.iter().chain(&self.open)
+    }
+
+    fn last_chunk(&self) -> Option<&Arc<Chunk>> {
+        self.open.last().or_else(|| self.full.last())
     }
 
     /// The wire in pieces, ready to be written.
     pub fn wire(&self) -> impl Iterator<Item = &[u8]> {
-        self.chunks.iter().enumerate().map(|(i, chunk)| {
+        self.chunks().enumerate().map(|(i, chunk)| {
             let wire: &[u8] = &chunk.wire;
             if i == 0 {
                 wire.get(1..).unwrap_or_default()
@@ -79,8 +90,12 @@ impl MessageLog {
 
     /// One message's bytes; shares them.
     pub fn get(&self, index: usize) -> Option<Bytes> {
-        let at = self.firsts.partition_point(|first| *first <= index).checked_sub(1)?;
-        self.chunks.get(at)?.message(index - self.firsts.get(at)?)
+        let chunks = match self.open.first() {
+            Some(open) if index >= open.first => &self.open,
+            _ => &*self.full,
+        };
+        let chunk = chunks.get(chunks.partition_point(|chunk| chunk.first <= index).checked_sub(1)?)?;
+        chunk.message(index - chunk.first)
     }
 
     /// Messages from `from` on.
@@ -91,12 +106,12 @@ impl MessageLog {
     /// Bytes that the messages from `from` on take, separators not counted.
     pub fn bytes_from(&self, from: usize) -> usize {
         let mut total = 0;
-        for (chunk, first) in self.chunks.iter().zip(&self.firsts).rev() {
+        for chunk in self.chunks().rev() {
             let count = chunk.ends.len();
-            if first + count <= from {
+            if chunk.first + count <= from {
                 break;
             }
-            let skip = from.saturating_sub(*first);
+            let skip = from.saturating_sub(chunk.first);
             let start = skip.checked_sub(1).and_then(|i| chunk.ends.get(i)).map_or(0, |end| *end as usize);
             total += chunk.wire.len() - start - (count - skip) * SEPARATOR.len();
         }
@@ -121,8 +136,13 @@ impl MessageLog {
 
     fn push_chunk(&mut self, mut wire: Bytes, mut ends: Vec<u32>) {
         // Like a binary counter: a chunk grows by merging with its equals, so a byte is copied few times.
-        while let Some(last) = self.chunks.last() {
-            if last.wire.len() > 2 * wire.len() || last.wire.len() + wire.len() > MERGE_BELOW {
+        while let Some(last) = self.open.last() {
+            if last.wire.len() + wire.len() > MERGE_BELOW {
+                // It has its size, and so has what is before it.
+                Arc::make_mut(&mut self.full).append(&mut self.open);
+                break;
+            }
+            if last.wire.len() > 2 * wire.len() {
                 break;
             }
             let mut merged = Vec::with_capacity(last.wire.len() + wire.len());
@@ -133,17 +153,17 @@ impl MessageLog {
             wire = merged.into();
             self.pop_chunk();
         }
-        let counted = if self.chunks.is_empty() { wire.get(1..).unwrap_or_default() } else { &wire };
+        let counted = if self.count == 0 { wire.get(1..).unwrap_or_default() } else { &wire };
         let crc = crc32c::crc32c_append(self.crc(), counted);
-        self.firsts.push(self.count);
+        let first = self.count;
         self.count += ends.len();
         self.wire_len += wire.len();
-        self.chunks.push(Arc::new(Chunk { wire, ends, crc }));
+        self.open.push(Arc::new(Chunk { wire, ends, first, crc }));
     }
 
     fn pop_chunk(&mut self) -> Option<Arc<Chunk>> {
-        let chunk = self.chunks.pop()?;
-        self.count = self.firsts.pop().unwrap_or(0);
+        let chunk = self.open.pop().or_else(|| Arc::make_mut(&mut self.full).pop())?;
+        self.count = chunk.first;
         self.wire_len -= chunk.wire.len();
         Some(chunk)
     }

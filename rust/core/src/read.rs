@@ -172,7 +172,7 @@ fn read_once(dir: &dyn Dir, engine: u64, names: &Names, id: &SessionId) -> Resul
     }
     let file_base = FileBase {
         engine,
-        name: names.snapshot.clone(),
+        names: Arc::new(names.clone()),
         stat,
         crc: snapshot.crc,
         journal_len: if file.folded { 0 } else { file.good_len },

@@ -1,16 +1,22 @@
 //! The files of one session that are open for writing.
 
+use crate::base::Saved;
 use crate::error::{At, Result};
 use crate::fs::{Dir, File, Open, Stat};
+use crate::id::SessionId;
 use crate::lock::{Hold, LockFile, Wait};
 use crate::read::Names;
+use std::sync::Arc;
 
 /// Open files of one session. Whoever has the slot's mutex works on them.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    pub names: Names,
+    pub names: Arc<Names>,
     lock: Option<LockFile>,
-    journal: Option<Box<dyn File>>,
+    /// Journal mode: the lock is held until the slot is closed, and this is what lies on the disk. Nobody else has written
+    /// since; what does not keep to locks (a person, a backup) shows in the files' identities.
+    kept: Option<Kept>,
+    journal: Option<Journal>,
     /// A write to the journal failed and could not be taken back for certain: it must not be appended to until a
     /// snapshot has replaced what it holds.
     pub poisoned: bool,
@@ -22,7 +28,23 @@ pub(crate) struct Slot {
     token: String,
 }
 
-/// The lock, held. Dropping it lets go.
+/// The journal, open.
+#[derive(Debug)]
+struct Journal {
+    file: Box<dyn File>,
+    inode: (u64, u64),
+}
+
+#[derive(Debug)]
+struct Kept {
+    id: SessionId,
+    /// What lies there; None after a failure: it has to be read.
+    last: Option<Arc<Saved>>,
+    /// A line that is appended and synced now is durable: the names of both files and what stands before it are.
+    ready: bool,
+}
+
+/// The lock, held. Dropping it lets go, unless it is kept.
 pub(crate) struct Held<'a> {
     pub slot: &'a mut Slot,
     pub dir: &'a dyn Dir,
@@ -30,6 +52,9 @@ pub(crate) struct Held<'a> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
+        if self.slot.kept.is_some() {
+            return;
+        }
         if let Some(lock) = &self.slot.lock {
             if !lock.release() {
                 self.slot.lock = None; // closing the file lets go of it
@@ -39,10 +64,11 @@ impl Drop for Held<'_> {
 }
 
 impl Slot {
-    pub fn new(names: Names) -> Slot {
+    pub fn new(names: Arc<Names>) -> Slot {
         Slot {
             names,
             lock: None,
+            kept: None,
             journal: None,
             poisoned: false,
             closed: false,
@@ -52,8 +78,15 @@ impl Slot {
         }
     }
 
-    /// Takes the session's lock.
-    pub fn hold<'a>(&'a mut self, dir: &'a dyn Dir, id: &str, wait: Wait) -> Result<Held<'a>> {
+    /// Takes the session's lock, unless it is kept.
+    pub fn hold<'a>(&'a mut self, dir: &'a dyn Dir, id: &str, wait: Wait, hold: Hold) -> Result<Held<'a>> {
+        if self.kept.is_some() {
+            if self.lock.as_ref().is_some_and(|lock| lock.is_in_place(dir)) {
+                return Ok(Held { slot: self, dir });
+            }
+            // Somebody removed the lock file: another process may hold another one by now.
+            self.forget();
+        }
         if self.token.is_empty() {
             let mut bytes = [0; 8];
             getrandom::fill(&mut bytes)
@@ -62,7 +95,7 @@ impl Slot {
             self.token = format!("{:016x}", u64::from_be_bytes(bytes));
         }
         let kept = self.lock.take();
-        let (lock, left) = LockFile::acquire(dir, &self.names.lock, kept, id, wait, Hold::Save, &self.token)?;
+        let (lock, left) = LockFile::acquire(dir, &self.names.lock, kept, id, wait, hold, &self.token)?;
         self.lock = Some(lock);
         if let Some(token) = left {
             // A holder before us was killed while it wrote a snapshot, or was not: then there is nothing to remove.
@@ -71,28 +104,40 @@ impl Slot {
         Ok(Held { slot: self, dir })
     }
 
+    /// The lock, and what was known because of it, are gone.
+    fn forget(&mut self) {
+        (self.lock, self.kept, self.journal) = (None, None, None);
+        (self.durable_snapshot, self.durable_journal) = (None, None);
+    }
+
     pub fn temp(&self) -> String {
         self.names.temp(&self.token)
+    }
+
+    /// The session whose lock is kept.
+    pub fn kept_id(&self) -> Option<&SessionId> {
+        self.kept.as_ref().map(|kept| &kept.id)
+    }
+
+    /// What lies on the disk, as far as this slot wrote or read it last under the lock that it keeps.
+    pub fn last(&self) -> Option<&Arc<Saved>> {
+        self.kept.as_ref()?.last.as_ref()
     }
 
     /// The journal's file, opened once; the one at its path, whatever others did in the meantime. True if it was made.
     pub fn journal(&mut self, dir: &dyn Dir) -> Result<(&dyn File, bool)> {
         let path = dir.path().join(&self.names.journal);
         let there = dir.stat(&self.names.journal).at("stat", &path)?;
-        let kept = match (&self.journal, there) {
-            (Some(file), Some(there)) => {
-                let ours = file.stat().at("stat", &path)?;
-                (ours.device, ours.inode) == (there.device, there.inode)
+        let known = self.journal.as_ref().map(|journal| journal.inode);
+        let journal = match self.journal.take() {
+            Some(journal) if there.is_some_and(|there| Some((there.device, there.inode)) == known) => journal,
+            _ => {
+                let file = dir.open(&self.names.journal, Open::Create).at("open", &path)?;
+                let stat = file.stat().at("stat", &path)?;
+                Journal { file, inode: (stat.device, stat.inode) }
             }
-            _ => false,
         };
-        if !kept {
-            self.journal = Some(dir.open(&self.names.journal, Open::Create).at("open", &path)?);
-        }
-        match &self.journal {
-            Some(file) => Ok((&**file, there.is_none())),
-            None => Err(std::io::Error::from(std::io::ErrorKind::NotFound)).at("open", &path),
-        }
+        Ok((&*self.journal.insert(journal).file, there.is_none()))
     }
 
     /// Forgets the journal's file.
@@ -106,7 +151,7 @@ impl Slot {
         if self.lock.is_none() {
             return; // never written to
         }
-        if let Ok(held) = self.hold(dir, "", Wait::Never) {
+        if let Ok(held) = self.hold(dir, "", Wait::Never, Hold::Save) {
             // Its truncation was synced when it was emptied, so nothing can come back.
             if matches!(dir.stat(&held.slot.names.journal), Ok(Some(stat)) if stat.len == 0) {
                 let _ = dir.remove(&held.slot.names.journal);
@@ -115,6 +160,59 @@ impl Slot {
                 lock.remove(dir);
             }
         }
-        self.lock = None;
+        self.forget();
+    }
+}
+
+impl Held<'_> {
+    /// From here on the lock is kept.
+    pub fn keep(&mut self, id: &SessionId) {
+        if self.slot.kept.is_none() {
+            self.slot.kept = Some(Kept { id: id.clone(), last: None, ready: false });
+        }
+    }
+
+    /// Says what lies on the disk now; None: it is not known.
+    pub fn leave(&mut self, last: Option<Arc<Saved>>) {
+        if let Some(kept) = &mut self.slot.kept {
+            kept.ready &= last.is_some();
+            kept.last = last;
+        }
+    }
+
+    /// True if the files are still those that this slot left, as far as their identities tell.
+    pub fn is_as_left(&mut self) -> Result<bool> {
+        let Some(file) = self.slot.last().and_then(|last| last.file.as_ref()) else { return Ok(false) };
+        let snapshot_path = self.dir.path().join(&self.slot.names.snapshot);
+        let path = self.dir.path().join(&self.slot.names.journal);
+        let snapshot = self.dir.stat(&self.slot.names.snapshot).at("stat", &snapshot_path)?;
+        let journal = self.dir.stat(&self.slot.names.journal).at("stat", &path)?;
+        let same = snapshot == Some(file.stat)
+            && match (&journal, &self.slot.journal) {
+                (Some(there), Some(ours)) => (there.device, there.inode) == ours.inode && there.len == file.journal_len,
+                (there, None) => there.map_or(0, |there| there.len) == file.journal_len,
+                (None, Some(_)) => false,
+            };
+        if !same {
+            self.leave(None);
+        }
+        Ok(same)
+    }
+
+    /// Whether a line appended now stands on what is durable.
+    pub fn is_ready(&self) -> bool {
+        self.slot.kept.as_ref().is_some_and(|kept| kept.ready) && self.slot.journal.is_some()
+    }
+
+    /// Says that it does.
+    pub fn set_ready(&mut self) {
+        if let Some(kept) = &mut self.slot.kept {
+            kept.ready = true;
+        }
+    }
+
+    /// The journal as it is open.
+    pub fn open_journal(&self) -> Option<&dyn File> {
+        self.slot.journal.as_ref().map(|journal| &*journal.file)
     }
 }

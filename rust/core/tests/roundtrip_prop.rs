@@ -134,7 +134,7 @@ fn run(name: &str, dir: Arc<dyn Dir>, ops: &[Op]) {
                 now = stored.as_ref().map_or_else(|| state(&fresh(name)), |(state, _)| state.clone());
             }
             Op::Reopen => {
-                engine.close();
+                engine.close().unwrap();
                 engine = Engine::on(dir.clone());
             }
             Op::Delete => {
@@ -159,7 +159,7 @@ fn run(name: &str, dir: Arc<dyn Dir>, ops: &[Op]) {
                 save(&other, &mut theirs, *revision % 2 == 0, true).unwrap();
                 state.messages.push(r#"{"intruder": true}"#.to_string());
                 *revision += 1;
-                other.close();
+                other.close().unwrap();
                 session.append(&["{}"]);
                 let mine = save(&engine, &mut session, true, true);
                 assert!(matches!(mine, Err(Error::Conflict { .. } | Error::Exists { .. })), "{mine:?}");
@@ -174,7 +174,7 @@ fn run(name: &str, dir: Arc<dyn Dir>, ops: &[Op]) {
         });
         assert_eq!(found, stored, "on disk, after {op:?}");
     }
-    engine.close();
+    engine.close().unwrap();
     let ids: Vec<String> = stored.iter().map(|_| name.to_string()).collect();
     assert_eq!(Engine::on(dir.clone()).list().unwrap(), ids);
     let infos = Engine::on(dir).infos(9, None).unwrap().infos;

@@ -1,14 +1,15 @@
 //! `FileSessionStore`: the engine as Python sees it.
 
-use crate::call::{engine, give_up};
+use crate::call::{detached, engine, give_up};
 use crate::data::SessionData;
 use crate::decode::decode;
 use crate::delta::{Outcome, SessionDelta};
 use crate::errors;
 use crate::fields::{datetime, session_id, Whole};
-use perdure_core::{Engine, Error, Info, Receipt, SaveOptions};
+use perdure_core::{pool, Engine, Error, Info, Receipt, SaveOptions};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -25,6 +26,7 @@ struct Opened {
     path: PathBuf,
     engine: Mutex<Arc<Engine>>,
     sync: bool,
+    journal: bool,
     lock_timeout: Duration,
 }
 
@@ -58,7 +60,13 @@ impl Opened {
     }
 
     fn options(&self) -> SaveOptions {
-        SaveOptions { sync: self.sync, lock_timeout: self.lock_timeout, give_up, ..SaveOptions::default() }
+        SaveOptions {
+            sync: self.sync,
+            journal: self.journal,
+            lock_timeout: self.lock_timeout,
+            give_up,
+            ..SaveOptions::default()
+        }
     }
 }
 
@@ -76,13 +84,39 @@ fn write(engine: &Engine, delta: &SessionDelta, options: &SaveOptions) -> Result
     }
 }
 
-fn save_receipt(py: Python<'_>, engine: &Engine, receipt: &Receipt, started: Instant) -> PyResult<Py<PyAny>> {
+/// Saves a session and moves its base.
+fn save_data(engine: &Engine, data: &SessionData, options: &SaveOptions) -> Result<Receipt, Error> {
+    // Two threads that save one session take turns: the second one stands on what the first one saved.
+    let _turn = data.turn();
+    let delta = SessionDelta::new(&mut data.lock())?;
+    let done = write(engine, &delta, options);
+    data.settled(&delta, false);
+    done
+}
+
+fn save_receipt(py: Python<'_>, engine: &Engine, receipt: &Receipt, taken: Duration) -> PyResult<Py<PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let class = CLASS.import(py, "perdure.types", "SaveReceipt")?;
     let saved = &receipt.saved;
-    let name = saved.file.as_ref().map(|f| f.name.as_str()).unwrap_or_default();
+    let name = saved.file.as_ref().map(|f| f.name()).unwrap_or_default();
     let location = engine.path().join(name).display().to_string();
-    let seconds = started.elapsed().as_secs_f64();
-    let fields = (saved.revision, receipt.bytes_written, receipt.new_bytes, seconds, location);
-    Ok(py.import("perdure.types")?.getattr("SaveReceipt")?.call1(fields)?.unbind())
+    let (seconds, syncing) = (taken.as_secs_f64(), receipt.syncing.as_secs_f64());
+    let fields = (saved.revision, receipt.bytes_written, receipt.new_bytes, seconds, location, syncing);
+    Ok(class.call1(fields)?.unbind())
+}
+
+fn warn(py: Python<'_>, message: &str) -> PyResult<()> {
+    let logger = py.import("logging")?.call_method1("getLogger", ("perdure",))?;
+    logger.call_method1("warning", ("%s", message))?;
+    Ok(())
+}
+
+/// What a close did not do is done by whoever opens the session next; but nobody should have to guess.
+fn closed(py: Python<'_>, done: Result<(), Error>) -> PyResult<()> {
+    match done {
+        Ok(()) => Ok(()),
+        Err(error) => warn(py, &format!("a journal was not put into its snapshot: {error}; nothing is lost by it")),
+    }
 }
 
 fn seconds(py: Python<'_>, name: &str, value: f64) -> PyResult<Duration> {
@@ -116,21 +150,22 @@ impl FileSessionStore {
                 return Err(errors::new(py, "ConfigError", &message, []));
             }
         };
-        if journal {
-            let message = "journal=True: the journal mode of the file store is not in this version yet; leave it out";
-            return Err(errors::new(py, "ConfigError", message, []));
-        }
         let lock_timeout = seconds(py, "lock_timeout", lock_timeout)?;
         let path = dir.clone();
         let engine = engine(py, move || Engine::open(&path))?;
         if let Some(kind) = engine.network_warning() {
-            let told =
-                "%s is on a network file system (%s): what it says is saved may be lost, and its locks may not hold";
-            let logger = py.import("logging")?.call_method1("getLogger", ("perdure",))?;
-            logger.call_method1("warning", (told, engine.path().display().to_string(), kind))?;
+            let path = engine.path().display();
+            warn(
+                py,
+                &format!(
+                    "{path} is on a network file system ({kind}): what it says is saved may be lost, and its locks \
+                     may not hold"
+                ),
+            )?;
         }
         // Absolute, so that a forked child finds it again whatever its working directory is.
-        let opened = Opened { path: engine.path().to_path_buf(), engine: Mutex::new(engine), sync, lock_timeout };
+        let path = engine.path().to_path_buf();
+        let opened = Opened { path, engine: Mutex::new(engine), sync, journal, lock_timeout };
         self.opened
             .set(opened)
             .map_err(|_| errors::new(py, "ConfigError", "this store is open already; make another one", []))
@@ -157,19 +192,68 @@ impl FileSessionStore {
         Ok(if self.opened()?.sync { "full" } else { "process" })
     }
 
+    #[getter]
+    fn journal(&self) -> PyResult<bool> {
+        Ok(self.opened()?.journal)
+    }
+
     #[pyo3(signature = (data, /, *, create=false, force=false))]
     fn save(&self, py: Python<'_>, data: &SessionData, create: bool, force: bool) -> PyResult<Py<PyAny>> {
         let (place, options) = (self.engine(py)?, SaveOptions { create, force, ..self.options()? });
         let started = Instant::now();
-        let receipt = engine(py, || {
-            // Two threads that save one session take turns: the second one stands on what the first one saved.
-            let _turn = data.turn();
-            let delta = SessionDelta::new(&mut data.lock())?;
-            let done = write(&place, &delta, &options);
-            data.settled(&delta, false);
-            done
-        })?;
-        save_receipt(py, &place, &receipt, started)
+        let receipt = engine(py, || save_data(&place, data, &options))?;
+        save_receipt(py, &place, &receipt, started.elapsed())
+    }
+
+    #[pyo3(signature = (datas, /, *, create=false, force=false))]
+    fn save_many(&self, py: Python<'_>, datas: &Bound<'_, PyAny>, create: bool, force: bool) -> PyResult<Py<PyList>> {
+        let (place, options) = (self.engine(py)?, SaveOptions { create, force, ..self.options()? });
+        let datas: Vec<Py<SessionData>> =
+            datas.try_iter()?.map(|data| Ok(data?.extract()?)).collect::<PyResult<_>>()?;
+        let at = place.clone();
+        let saved = detached(py, move || {
+            Ok::<_, PyErr>(pool::map(datas, pool::MOST, move |data| {
+                let started = Instant::now();
+                let done = save_data(&at, data.get(), &options);
+                // The object goes back to the caller, who has the interpreter, to be let go of.
+                (done, started.elapsed(), data)
+            }))
+        })??;
+        let results = PyList::empty(py);
+        for (done, taken, _) in saved {
+            match done {
+                Ok(receipt) => results.append(save_receipt(py, &place, &receipt, taken)?)?,
+                Err(error) => results.append(errors::raise(py, &error).value(py))?,
+            }
+        }
+        Ok(results.unbind())
+    }
+
+    #[pyo3(signature = (id, /))]
+    fn checkpoint(&self, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let (id, place, options) = (session_id(id)?, self.engine(py)?, self.options()?);
+        let started = Instant::now();
+        match engine(py, || place.checkpoint(&id, &options))? {
+            Some(receipt) => save_receipt(py, &place, &receipt, started.elapsed()),
+            None => {
+                let message = format!("there is no session {:?} in {}", id.as_str(), place.path().display());
+                let id = PyString::new(py, id.as_str()).into_any();
+                Err(errors::new(py, "SessionNotFoundError", &message, [("session_id", Some(id))]))
+            }
+        }
+    }
+
+    fn stats(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let stats = self.engine(py)?.stats();
+        let fields = (
+            stats.saves,
+            stats.lines,
+            stats.snapshots,
+            stats.bytes_written,
+            stats.new_bytes,
+            stats.syncing.as_secs_f64(),
+        );
+        Ok(py.import("perdure.types")?.getattr("StoreStats")?.call1(fields)?.unbind())
     }
 
     #[pyo3(signature = (delta, /, *, step=false))]
@@ -177,7 +261,7 @@ impl FileSessionStore {
         let (place, options) = (self.engine(py)?, SaveOptions { step, ..self.options()? });
         let started = Instant::now();
         let receipt = engine(py, || write(&place, delta, &options))?;
-        save_receipt(py, &place, &receipt, started)
+        save_receipt(py, &place, &receipt, started.elapsed())
     }
 
     #[pyo3(signature = (id, /))]
@@ -185,9 +269,8 @@ impl FileSessionStore {
         let (id, place) = (session_id(id)?, self.engine(py)?);
         let Some(loaded) = engine(py, move || place.load(&id))? else { return Ok(None) };
         if !loaded.warnings.is_empty() {
-            let logger = py.import("logging")?.call_method1("getLogger", ("perdure",))?;
             for warning in loaded.warnings {
-                logger.call_method1("warning", ("%s", warning))?;
+                warn(py, &warning)?;
             }
         }
         Ok(Some(SessionData::new(loaded.session)))
@@ -233,18 +316,14 @@ impl FileSessionStore {
     /// Closes the session's files and lets go of its lock; the store opens them again when they are needed.
     fn release(&self, py: Python<'_>, data: &SessionData) -> PyResult<()> {
         let (session, place) = (data.lock().clone(), self.engine(py)?);
-        engine(py, move || {
-            place.release(&session);
-            Ok(())
-        })
+        let done = detached(py, move || Ok::<_, PyErr>(place.release(&session)))??;
+        closed(py, done)
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let place = self.engine(py)?;
-        engine(py, move || {
-            place.close();
-            Ok(())
-        })
+        let done = detached(py, move || Ok::<_, PyErr>(place.close()))??;
+        closed(py, done)
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {
@@ -259,7 +338,9 @@ impl FileSessionStore {
     fn __repr__(&self) -> String {
         match (self.opened.get(), self.durability()) {
             (Some(opened), Ok(durability)) => {
-                format!("FileSessionStore({:?}, durability={durability:?})", opened.path.display().to_string())
+                let (path, journal) =
+                    (opened.path.display().to_string(), if opened.journal { "True" } else { "False" });
+                format!("FileSessionStore({path:?}, journal={journal}, durability={durability:?})")
             }
             _ => "<FileSessionStore, not opened>".to_string(),
         }
@@ -290,8 +371,6 @@ fn session_info<'py>(py: Python<'py>, info: &Info) -> PyResult<Bound<'py, PyAny>
 /// Closes what is still open; called when the interpreter exits.
 #[pyfunction]
 pub fn close_all(py: Python<'_>) -> PyResult<()> {
-    engine(py, || {
-        Engine::close_all();
-        Ok(())
-    })
+    let done = detached(py, || Ok::<_, PyErr>(Engine::close_all()))??;
+    closed(py, done)
 }

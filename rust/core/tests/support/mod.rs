@@ -7,6 +7,17 @@ use perdure_core::{Engine, Error, Head, SaveOptions, Saved, Session, SessionId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Nobody waits for a lock: all is done by one thread.
+const SAVE: SaveOptions = SaveOptions {
+    step: false,
+    journal: false,
+    create: false,
+    force: false,
+    sync: true,
+    lock_timeout: std::time::Duration::ZERO,
+    give_up: || true,
+};
+
 /// What a session says, as plain values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
@@ -89,6 +100,14 @@ pub enum Action {
     },
     Step {
         h: usize,
+    },
+    /// A save in journal mode.
+    Line {
+        h: usize,
+    },
+    Checkpoint {
+        engine: usize,
+        id: usize,
     },
     Delete {
         engine: usize,
@@ -229,7 +248,7 @@ impl World {
         if let Append { h, .. } | Truncate { h, .. } | Replace { h, .. } | Set { h, .. } | Unset { h, .. } = *action {
             self.revive(h)?;
         }
-        if let Tag { h } | Save { h } | Step { h } | Release { h } = *action {
+        if let Tag { h } | Save { h } | Step { h } | Line { h } | Release { h } = *action {
             self.revive(h)?;
         }
         let from = self.dir.operations();
@@ -293,16 +312,18 @@ impl World {
                 let tags = format!("[\"{}\"]", self.text(3));
                 self.session(h).head_mut().tags = tags.into();
             }
-            Action::Save { h } => self.save(h, false)?,
-            Action::Step { h } => self.save(h, true)?,
+            Action::Save { h } => self.save(h, SAVE)?,
+            Action::Step { h } => self.save(h, SaveOptions { step: true, ..SAVE })?,
+            Action::Line { h } => self.save(h, SaveOptions { journal: true, ..SAVE })?,
+            Action::Checkpoint { engine, id } => self.checkpoint(engine, id)?,
             Action::Delete { engine, id } => self.delete(engine, id)?,
             Action::Release { h } => {
                 let handle = &self.handles[&h];
-                self.engines[handle.engine].0.release(&handle.session);
+                self.may_fail(self.engines[handle.engine].0.release(&handle.session));
             }
-            Action::Close { engine } => self.engines[engine].0.close(),
+            Action::Close { engine } => self.may_fail(self.engines[engine].0.close()),
             Action::Reopen { engine: at } => {
-                self.engines[at].0.close();
+                self.may_fail(self.engines[at].0.close());
                 if self.is_over(at).is_none() {
                     self.restart(at);
                 }
@@ -332,8 +353,43 @@ impl World {
             || session.attempt().is_some_and(|saved| stored == Some(state(saved)))
     }
 
-    fn save(&mut self, h: usize, step: bool) -> Result<(), Crashed> {
-        let options = SaveOptions { step, sync: self.sync, ..SaveOptions::default() };
+    /// Only what was injected makes it fail.
+    fn may_fail(&self, done: Result<(), Error>) {
+        if let Err(error) = done {
+            assert!(matches!(error, Error::Io { .. }) && self.dir.fired(), "{error}");
+        }
+    }
+
+    fn checkpoint(&mut self, engine: usize, name: usize) -> Result<(), Crashed> {
+        let fired = self.dir.fired();
+        let done = self.engines[engine].0.checkpoint(&id(&self.ids[name]), &SAVE);
+        if let Some(over) = self.is_over(engine) {
+            return Err(over);
+        }
+        match done {
+            Ok(done) if self.known[name].possible.is_empty() => {
+                assert_eq!(done.is_some(), self.known[name].acknowledged.is_some());
+                self.check_live(name);
+            }
+            Ok(_) => self.check_live(name),
+            Err(Error::Locked { .. }) => self.close_others(engine),
+            Err(error) => {
+                assert!(self.dir.fired() && !fired, "checkpoint failed with {error}");
+                self.after_failure(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// The other processes let go of what they have open.
+    fn close_others(&mut self, engine: usize) {
+        for other in (0..self.engines.len()).filter(|other| *other != engine) {
+            self.may_fail(self.engines[other].0.close());
+        }
+    }
+
+    fn save(&mut self, h: usize, options: SaveOptions) -> Result<(), Crashed> {
+        let options = SaveOptions { sync: self.sync, ..options };
         let fired = self.dir.fired();
         let may = !self.watch || self.may_save(h);
         let handle = self.handles.get_mut(&h).unwrap();
@@ -350,7 +406,7 @@ impl World {
                 if !new {
                     return Ok(()); // it acknowledges no more than what was loaded
                 }
-                let unsynced = (step && !self.sync)
+                let unsynced = ((options.step || options.journal) && !self.sync)
                     .then(|| known.possible.iter().cloned().chain([known.acknowledged.clone()]).collect::<Vec<_>>());
                 self.known[name].acknowledge(Some(now.clone()));
                 self.known[name].possible.extend(unsynced.unwrap_or_default());
@@ -369,6 +425,16 @@ impl World {
                     self.load(h, self.handles[&h].engine, name)?;
                     return Ok(());
                 }
+                if matches!(failed.error, Error::Locked { .. }) {
+                    let engine = self.handles[&h].engine;
+                    assert!(self.engines.len() > 1 && failed.attempt.is_none());
+                    self.close_others(engine);
+                    return match self.is_over(engine) {
+                        Some(over) => Err(over),
+                        None if self.engines.iter().any(|(_, dir)| dir.killed()) => Ok(()),
+                        None => self.save(h, options),
+                    };
+                }
                 let injected = matches!(failed.error, Error::Io { .. }) && self.dir.fired() && !fired;
                 assert!(injected, "save failed with {}", failed.error);
                 self.known[name].possible.push(Some(now));
@@ -377,7 +443,7 @@ impl World {
                 }
                 self.after_failure(name);
                 if self.retry {
-                    return self.save(h, step);
+                    return self.save(h, options);
                 }
                 Ok(())
             }
@@ -387,7 +453,7 @@ impl World {
     fn delete(&mut self, engine: usize, name: usize) -> Result<(), Crashed> {
         let fired = self.dir.fired();
         let session_id = id(&self.ids[name]);
-        match self.engines[engine].0.delete(&session_id, &SaveOptions::default()) {
+        match self.engines[engine].0.delete(&session_id, &SAVE) {
             Ok(there) => {
                 if self.known[name].possible.is_empty() {
                     assert_eq!(there, self.known[name].acknowledged.is_some());
@@ -397,6 +463,14 @@ impl World {
                     assert_eq!(self.live(name), None);
                 }
                 Ok(())
+            }
+            Err(Error::Locked { .. }) => {
+                self.close_others(engine);
+                match self.is_over(engine) {
+                    Some(over) => Err(over),
+                    None if self.engines.iter().any(|(_, dir)| dir.killed()) => Ok(()),
+                    None => self.delete(engine, name),
+                }
             }
             Err(error) => {
                 self.known[name].possible.push(None);
@@ -468,7 +542,7 @@ pub fn going_on(random: &mut Random) -> Vec<Action> {
     let mut actions = vec![Action::Load { h, engine: 0, id: 0 }];
     for _ in 0..2 {
         actions.push(Action::Append { h, sizes: vec![random.below(100)] });
-        actions.push(if random.one_in(2) { Action::Save { h } } else { Action::Step { h } });
+        actions.push([Action::Save { h }, Action::Step { h }, Action::Line { h }][random.below(3)].clone());
     }
     if random.one_in(3) {
         actions.push(Action::Delete { engine: 0, id: 0 });
