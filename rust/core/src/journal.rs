@@ -180,11 +180,7 @@ impl Journal {
             let Some(newline) = memchr::memchr(b'\n', rest) else { break };
             let line = text.slice(at..at + newline);
             let next = at + newline + 1;
-            // The header is written together with the line behind it: if blocks of it are missing, only that one follows.
-            let is_last = |rest: &[u8]| memchr::memchr(b'\n', rest).is_none_or(|i| i + 1 == rest.len());
-            let behind = text.get(next..).unwrap_or_default();
-            let unsynced = behind.is_empty() || (at == 0 && is_last(behind)) || Journal::is_unsynced(behind);
-            if unsynced && memchr::memchr(0, &line).is_some() {
+            if memchr::memchr(0, &line).is_some() && Journal::may_be_torn(at, text.get(next..).unwrap_or_default()) {
                 break;
             }
             journal.take(&line).map_err(|flaw| Flaw { at: Some(at + flaw.at.unwrap_or(0)), what: flaw.what })?;
@@ -192,6 +188,14 @@ impl Journal {
             at = next;
         }
         Ok(journal)
+    }
+
+    /// Whether missing blocks in the line at `at` are those of a write that was never acknowledged, judging by what is
+    /// behind it.
+    fn may_be_torn(at: usize, behind: &[u8]) -> bool {
+        // The header is written together with the line behind it: if blocks of it are missing, only that one follows.
+        let is_last = |rest: &[u8]| memchr::memchr(b'\n', rest).is_none_or(|i| i + 1 == rest.len());
+        behind.is_empty() || (at == 0 && is_last(behind)) || Journal::is_unsynced(behind)
     }
 
     /// True if no line here was ever synced: then nothing vouches for the bytes before it either.

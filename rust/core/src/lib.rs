@@ -9,6 +9,7 @@
 //! The engine knows no Python. The only door to the disk is [`fs::Dir`].
 
 mod base;
+mod crc;
 mod engine;
 mod error;
 mod files;

@@ -242,7 +242,9 @@ mod tests {
     /// Keeps a thread of the pool busy until the sender is dropped.
     fn block(pool: &'static Pool) -> std::sync::mpsc::Sender<()> {
         let (open, gate): (_, Receiver<()>) = channel();
-        pool.submit(Box::new(move || drop(gate.recv())));
+        pool.submit(Box::new(move || {
+            let _ = gate.recv();
+        }));
         open
     }
 
@@ -344,7 +346,9 @@ mod tests {
         let (sender, receiver) = channel();
         for n in 0..1000 {
             let sender = sender.clone();
-            pool.submit(Box::new(move || drop(sender.send(n))));
+            pool.submit(Box::new(move || {
+                let _ = sender.send(n);
+            }));
         }
         assert_eq!(threads(pool), MOST);
         assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err(), "a 65th thread");
@@ -363,7 +367,9 @@ mod tests {
             pool.submit(Box::new(|| panic!("on purpose")));
         }
         let (sender, receiver) = channel();
-        pool.submit(Box::new(move || drop(sender.send(std::thread::current().id()))));
+        pool.submit(Box::new(move || {
+            let _ = sender.send(std::thread::current().id());
+        }));
         // Only the thread that ran those is left to run it.
         receiver.recv_timeout(LONG).unwrap();
         assert_eq!(threads(pool), MOST);
@@ -379,7 +385,9 @@ mod tests {
         let _held = guard(&pools[0].queue);
         assert_eq!((at(11), at(11)), (Some(1), Some(1)));
         let (sender, receiver) = channel();
-        own(pools, 11).unwrap().submit(Box::new(move || drop(sender.send(()))));
+        own(pools, 11).unwrap().submit(Box::new(move || {
+            let _ = sender.send(());
+        }));
         receiver.recv_timeout(LONG).unwrap();
         // A grandchild that was given its late grandparent's id.
         assert_eq!((at(10), at(10)), (Some(2), Some(2)));
@@ -407,7 +415,9 @@ mod tests {
     #[test]
     fn work_is_done_without_a_pool_too() {
         let (sender, receiver) = channel();
-        without_pool(Box::new(move || drop(sender.send(1))));
+        without_pool(Box::new(move || {
+            let _ = sender.send(1);
+        }));
         assert_eq!(receiver.recv_timeout(LONG), Ok(1));
     }
 }

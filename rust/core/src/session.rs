@@ -153,10 +153,10 @@ impl Session {
         Saved { lineage, revision, count: self.log.len(), head: self.head.clone(), content: self.content(), file }
     }
 
-    /// CRC of head and messages, independent of how a file writes them.
+    /// CRC of messages and head, independent of how a file writes them.
     fn content(&self) -> u32 {
         let head = &*self.head;
-        let mut crc = 0;
+        let mut crc = self.log.crc();
         let meta = [("tags", &head.tags), ("parent", &head.parent)];
         let extra = head.extra.iter().chain(&head.fields).map(|(k, v)| (&**k, v));
         for (key, value) in meta.into_iter().chain(extra) {
@@ -164,7 +164,7 @@ impl Session {
                 crc = crc32c::crc32c_append(crc, part);
             }
         }
-        crc32c::crc32c_combine(crc, self.log.crc(), self.log.wire_len())
+        crc
     }
 
     /// Its id.

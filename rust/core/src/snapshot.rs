@@ -1,6 +1,7 @@
 //! The snapshot file (docs/format.md, section 1): writing it from ready bytes, and taking one apart.
 
 use crate::base::Lineage;
+use crate::crc::combine;
 use crate::error::{Error, Place, Result};
 use crate::id::SessionId;
 use crate::json::{self, Fault};
@@ -42,7 +43,7 @@ impl<'a> Image<'a> {
             rest.extend_from_slice(b",\n");
         }
         rest.extend_from_slice(MESSAGES);
-        let crc = crc32c::crc32c_combine(crc32c::crc32c(&rest), log.crc(), log.wire_len());
+        let crc = combine(crc32c::crc32c(&rest), log.crc(), log.wire_len());
         let crc = crc32c::crc32c_append(crc, tail);
 
         let mut out = json::Writer::behind(b"{\n  \"id\": ".to_vec());

@@ -1,9 +1,37 @@
-//! Floats as Python's `repr` writes them: shortest digits that read back the same, and always a float again.
+//! Numbers as Python's `repr` writes them: floats with the shortest digits that read back the same, and always a float again.
+
+/// Appends an integer.
+pub fn push_int(out: &mut Vec<u8>, value: i64) {
+    let mut digits = [0; 20];
+    let mut left = value.unsigned_abs();
+    let mut count = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (left % 10) as u8;
+        left /= 10;
+        count += 1;
+        if left == 0 {
+            break;
+        }
+    }
+    if value < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(digits.get(digits.len() - count..).unwrap_or_default());
+}
 
 /// Appends a finite float.
 pub fn push_float(out: &mut Vec<u8>, value: f64) {
     let mut buffer = ryu::Buffer::new();
     let text = buffer.format_finite(value);
+    if value == 0.0 || (1e-4..1e16).contains(&value.abs()) {
+        out.extend_from_slice(text.as_bytes()); // without an exponent here as there
+    } else {
+        push_pointed(out, text);
+    }
+}
+
+/// Puts the point, or an exponent, where `repr` puts it.
+fn push_pointed(out: &mut Vec<u8>, text: &str) {
     let (text, negative) = match text.strip_prefix('-') {
         Some(rest) => (rest, true),
         None => (text, false),
@@ -58,7 +86,7 @@ pub fn push_float(out: &mut Vec<u8>, value: f64) {
 
 #[cfg(test)]
 mod tests {
-    use super::push_float;
+    use super::{push_float, push_int, push_pointed};
     use proptest::prelude::*;
 
     fn text(value: f64) -> String {
@@ -100,6 +128,20 @@ mod tests {
             let text = text(value);
             prop_assert_eq!(text.parse::<f64>().unwrap().to_bits(), value.to_bits());
             prop_assert!(text.contains(['.', 'e']));
+        }
+
+        #[test]
+        fn both_ways_to_write_a_float_agree(value in prop_oneof![-1e18f64..1e18, -1e-3f64..1e-3, -2f64..2.0]) {
+            let mut pointed = Vec::new();
+            push_pointed(&mut pointed, ryu::Buffer::new().format_finite(value));
+            prop_assert_eq!(text(value).into_bytes(), pointed);
+        }
+
+        #[test]
+        fn integers_are_decimal(value in prop_oneof![any::<i64>(), -20i64..20, Just(i64::MIN), Just(i64::MAX)]) {
+            let mut out = Vec::new();
+            push_int(&mut out, value);
+            prop_assert_eq!(String::from_utf8(out).unwrap(), value.to_string());
         }
     }
 }

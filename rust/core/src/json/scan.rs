@@ -2,6 +2,7 @@
 //!
 //! Nothing here recurses and nothing allocates, so neither depth nor size of the input can hurt.
 
+use super::string::Strings;
 use super::MAX_DEPTH;
 
 /// Why a text is not JSON, and where.
@@ -40,9 +41,9 @@ pub struct Member {
     pub value: Value,
 }
 
-type Scan<T> = Result<T, Fault>;
+pub(super) type Scan<T> = Result<T, Fault>;
 
-fn fault<T>(at: usize, what: &'static str) -> Scan<T> {
+pub(super) fn fault<T>(at: usize, what: &'static str) -> Scan<T> {
     Err(Fault { at, what })
 }
 
@@ -64,55 +65,6 @@ fn space(text: &[u8], mut at: usize) -> usize {
 #[inline]
 fn is_spaces(text: &[u8], from: usize, to: usize, count: usize) -> bool {
     to - from == count && (count == 0 || text.get(from) == Some(&b' '))
-}
-
-/// Scans a string token; `at` is its opening quote. Gives the offset behind the closing one.
-fn string(text: &[u8], at: usize) -> Scan<usize> {
-    let mut i = at + 1;
-    loop {
-        // Eight bytes at a time while none of them is a quote, a backslash or a control character.
-        while let Some(eight) = text.get(i..i + 8) {
-            let mut word = [0u8; 8];
-            word.copy_from_slice(eight);
-            let found = stops(u64::from_le_bytes(word));
-            if found == 0 {
-                i += 8;
-            } else {
-                i += (found.trailing_zeros() / 8) as usize;
-                break;
-            }
-        }
-        match text.get(i) {
-            Some(b'"') => return Ok(i + 1),
-            Some(b'\\') => match text.get(i + 1) {
-                Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => i += 2,
-                Some(b'u') => {
-                    let digits = text.get(i + 2..i + 6).unwrap_or_default();
-                    if digits.len() != 4 || !digits.iter().all(u8::is_ascii_hexdigit) {
-                        return fault(i, "bad \\u escape in a string");
-                    }
-                    i += 6;
-                }
-                Some(_) => return fault(i, "bad escape in a string"),
-                None => return fault(text.len(), "the text ends inside of a string"),
-            },
-            Some(0..=0x1f) => return fault(i, "control character in a string"),
-            Some(_) => i += 1,
-            None => return fault(text.len(), "the text ends inside of a string"),
-        }
-    }
-}
-
-/// High bit set in every byte that is `"`, `\` or below 0x20 (exact up to the first such byte).
-#[inline]
-fn stops(word: u64) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let zero = |w: u64| w.wrapping_sub(ONES) & !w;
-    let quote = zero(word ^ (ONES * b'"' as u64));
-    let backslash = zero(word ^ (ONES * b'\\' as u64));
-    let control = word.wrapping_sub(ONES * 0x20) & !word;
-    (quote | backslash | control) & HIGH
 }
 
 fn digits(text: &[u8], at: usize) -> usize {
@@ -189,11 +141,11 @@ impl Stack {
     }
 }
 
-fn key(text: &[u8], at: usize, canonical: &mut bool) -> Scan<usize> {
+fn key(text: &[u8], strings: &mut Strings<'_>, at: usize, canonical: &mut bool) -> Scan<usize> {
     if text.get(at) != Some(&b'"') {
         return fault(at, "expected a key in double quotes");
     }
-    let end = string(text, at)?;
+    let end = strings.end(at)?;
     let colon = space(text, end);
     if text.get(colon) != Some(&b':') {
         return fault(colon, "expected ':' after a key");
@@ -205,13 +157,17 @@ fn key(text: &[u8], at: usize, canonical: &mut bool) -> Scan<usize> {
 
 /// Scans one value that begins at `start` (no white space before it).
 pub fn value(text: &[u8], start: usize) -> Scan<Value> {
+    value_of(text, &mut Strings::new(text), start)
+}
+
+fn value_of(text: &[u8], strings: &mut Strings<'_>, start: usize) -> Scan<Value> {
     let mut stack = Stack { bits: [0; MAX_DEPTH / 64], depth: 0 };
     let mut canonical = true;
     let mut i = start;
     loop {
         // A value begins at i.
         let mut done = match text.get(i) {
-            Some(b'"') => string(text, i)?,
+            Some(b'"') => strings.end(i)?,
             Some(open @ (b'{' | b'[')) => {
                 let object = *open == b'{';
                 stack.push(i, object)?;
@@ -221,7 +177,7 @@ pub fn value(text: &[u8], start: usize) -> Scan<Value> {
                     stack.depth -= 1;
                     inner + 1
                 } else {
-                    i = if object { key(text, inner, &mut canonical)? } else { inner };
+                    i = if object { key(text, strings, inner, &mut canonical)? } else { inner };
                     continue;
                 }
             }
@@ -244,7 +200,7 @@ pub fn value(text: &[u8], start: usize) -> Scan<Value> {
                 Some(b',') => {
                     let after = space(text, next + 1);
                     canonical &= is_spaces(text, next + 1, after, 1);
-                    i = if object { key(text, after, &mut canonical)? } else { after };
+                    i = if object { key(text, strings, after, &mut canonical)? } else { after };
                     break;
                 }
                 Some(b'}') if object => {
@@ -278,10 +234,11 @@ pub fn members<E: From<Fault>>(
     if text.get(i) == Some(&b'}') {
         return Ok(i + 1);
     }
+    let mut strings = Strings::new(text);
     loop {
         let begin = i;
-        let at = key(text, begin, &mut false)?;
-        let key = Value { start: begin, end: string(text, begin)?, canonical: true };
+        let at = key(text, &mut strings, begin, &mut false)?;
+        let key = Value { start: begin, end: strings.end(begin)?, canonical: true };
         let end = take(key, at)?;
         i = space(text, end);
         match text.get(i) {
@@ -306,8 +263,9 @@ pub fn elements<E: From<Fault>>(
     if text.get(i) == Some(&b']') {
         return Ok(i + 1);
     }
+    let mut strings = Strings::new(text);
     loop {
-        let element = value(text, i)?;
+        let element = value_of(text, &mut strings, i)?;
         i = space(text, element.end);
         take(element)?;
         match text.get(i) {
@@ -321,12 +279,13 @@ pub fn elements<E: From<Fault>>(
 
 /// Copies a scanned value with canonical white space; tokens stay as they are.
 pub fn respace(text: &[u8], out: &mut Vec<u8>) {
+    let mut strings = Strings::new(text);
     let mut i = 0;
     while let Some(&byte) = text.get(i) {
         match byte {
             b' ' | b'\n' | b'\r' | b'\t' => i += 1,
             b'"' => {
-                let end = string(text, i).unwrap_or(text.len());
+                let end = strings.end(i).unwrap_or(text.len());
                 out.extend_from_slice(text.get(i..end).unwrap_or_default());
                 i = end;
             }

@@ -1,76 +1,89 @@
 //! Writing JSON: one space after `:` and `,`, no other white space.
 
-use super::number::push_float;
+use super::number::{push_float, push_int};
+use super::stops::{Class, Stops};
+use super::string::{push_run, RUN};
 
 /// Bytes that a string cannot hold as they are, or that may begin such a character.
-static LOOK: [bool; 256] = look();
+struct Doubtful;
 
-const fn look() -> [bool; 256] {
-    let mut table = [false; 256];
-    let mut i = 0;
-    while i < 0x20 {
-        table[i] = true;
-        i += 1;
+impl Class for Doubtful {
+    #[inline(always)]
+    fn has(byte: u8) -> bool {
+        let ascii = (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte == 0x7f);
+        // U+0080 - U+009F; U+2028, U+2029; surrogates, where the input is WTF-8.
+        ascii | (byte == 0xc2) | (byte == 0xe2) | (byte == 0xed)
     }
-    table[b'"' as usize] = true;
-    table[b'\\' as usize] = true;
-    table[0x7f] = true;
-    table[0xc2] = true; // U+0080 - U+009F
-    table[0xe2] = true; // U+2028, U+2029
-    table[0xed] = true; // surrogates, where the input is WTF-8
+}
+
+/// The letter of the short escape of a character; 0: it has none.
+static LETTER: [u8; 256] = letters();
+
+const fn letters() -> [u8; 256] {
+    let mut table = [0; 256];
+    table[b'"' as usize] = b'"';
+    table[b'\\' as usize] = b'\\';
+    table[0x08] = b'b';
+    table[0x09] = b't';
+    table[0x0a] = b'n';
+    table[0x0c] = b'f';
+    table[0x0d] = b'r';
     table
 }
 
+/// Texts below this length are gone through byte by byte.
+const SHORT: usize = 24;
+
 /// Appends a string with its quotes. `text` is UTF-8 or WTF-8 (lone surrogates as three bytes); those become escapes.
 pub fn push_string(out: &mut Vec<u8>, text: &[u8]) {
-    out.reserve(text.len() + 2);
+    out.reserve(text.len() + 2 + RUN);
     out.push(b'"');
-    let mut from = 0;
-    let mut at = 0;
-    while let Some(&byte) = text.get(at) {
-        if !LOOK[usize::from(byte)] {
-            at += 1;
-            continue;
-        }
-        let rest = text.get(at..).unwrap_or_default();
-        let (unit, taken) = match *rest {
-            [0xc2, second @ 0x80..=0x9f, ..] => (u16::from(second), 2),
-            [0xe2, 0x80, last @ (0xa8 | 0xa9), ..] => (0x2028 + u16::from(last - 0xa8), 3),
-            [0xed, second @ 0xa0..=0xbf, third @ 0x80..=0xbf, ..] => {
-                (0xd000 | (u16::from(second & 0x3f) << 6) | u16::from(third & 0x3f), 3)
-            }
-            [0xc2 | 0xe2 | 0xed, ..] => {
-                at += 1;
-                continue;
-            }
-            _ => (u16::from(byte), 1),
-        };
-        out.extend_from_slice(text.get(from..at).unwrap_or_default());
-        push_escape(out, unit);
-        at += taken;
-        from = at;
+    if text.len() < SHORT && !text.iter().any(|byte| Doubtful::has(*byte)) {
+        out.extend_from_slice(text);
+    } else {
+        push_escaped(out, text);
     }
-    out.extend_from_slice(text.get(from..).unwrap_or_default());
     out.push(b'"');
 }
 
-#[cold]
-fn push_escape(out: &mut Vec<u8>, unit: u16) {
-    let short = match unit {
-        0x22 => b'"',
-        0x5c => b'\\',
-        0x08 => b'b',
-        0x09 => b't',
-        0x0a => b'n',
-        0x0c => b'f',
-        0x0d => b'r',
-        _ => {
-            out.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
-            return;
+fn push_escaped(out: &mut Vec<u8>, text: &[u8]) {
+    let mut doubtful = Stops::<Doubtful>::new(text);
+    let mut from = 0;
+    let mut at = doubtful.next(0);
+    while let Some(&byte) = text.get(at) {
+        let letter = LETTER[usize::from(byte)];
+        if letter != 0 {
+            push_run(out, text, from, at);
+            out.extend_from_slice(&[b'\\', letter]);
+            from = at + 1;
+        } else if let Some((unit, taken)) = escape(text.get(at..).unwrap_or_default()) {
+            push_run(out, text, from, at);
+            push_unit(out, unit);
+            from = at + taken;
         }
-    };
-    out.push(b'\\');
-    out.push(short);
+        at = doubtful.next(from.max(at + 1));
+    }
+    push_run(out, text, from, text.len());
+}
+
+/// The code unit that the text begins with and its length, if it has to be escaped.
+fn escape(text: &[u8]) -> Option<(u16, usize)> {
+    match *text {
+        [byte @ (0..=0x1f | 0x7f), ..] => Some((u16::from(byte), 1)),
+        [0xc2, second @ 0x80..=0x9f, ..] => Some((u16::from(second), 2)),
+        [0xe2, 0x80, last @ (0xa8 | 0xa9), ..] => Some((0x2028 + u16::from(last - 0xa8), 3)),
+        [0xed, second @ 0xa0..=0xbf, third @ 0x80..=0xbf, ..] => {
+            Some((0xd000 | (u16::from(second & 0x3f) << 6) | u16::from(third & 0x3f), 3))
+        }
+        _ => None,
+    }
+}
+
+/// `\u` and four lower-case hex digits.
+#[cold]
+fn push_unit(out: &mut Vec<u8>, unit: u16) {
+    let digit = |shift: u16| char::from_digit(u32::from(unit >> shift) & 0xf, 16).map_or(b'0', |d| d as u8);
+    out.extend_from_slice(&[b'\\', b'u', digit(12), digit(8), digit(4), digit(0)]);
 }
 
 /// Writes one JSON value into a buffer; the caller says what comes, the writer places commas and spaces.
@@ -146,9 +159,7 @@ impl Writer {
 
     /// An integer that fits.
     pub fn int(&mut self, value: i64) {
-        use std::io::Write as _;
-        // Writing to a Vec cannot fail.
-        let _ = write!(self.out, "{value}");
+        push_int(&mut self.out, value);
     }
 
     /// A finite float; the caller has refused the others.
@@ -165,6 +176,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn string(text: &[u8]) -> String {
         let mut out = Vec::new();
@@ -187,5 +199,46 @@ mod tests {
             assert_eq!(string(text.as_bytes()), expected);
         }
         assert_eq!(string(b"\xed\xa0\xbd!\xed\xbf\xbf"), r#""\ud83d!\udfff""#);
+    }
+
+    /// Byte by byte, as the format says it (docs/format.md, "Strings and numbers").
+    fn as_documented(text: &str) -> String {
+        let mut out = String::from("\"");
+        for c in text.chars() {
+            match c {
+                '"' => out.push_str("\\\""),
+                '\\' => out.push_str("\\\\"),
+                '\u{8}' => out.push_str("\\b"),
+                '\t' => out.push_str("\\t"),
+                '\n' => out.push_str("\\n"),
+                '\u{c}' => out.push_str("\\f"),
+                '\r' => out.push_str("\\r"),
+                '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' => {
+                    out.push_str(&format!("\\u{:04x}", c as u32));
+                }
+                _ => out.push(c),
+            }
+        }
+        out + "\""
+    }
+
+    proptest! {
+        #[test]
+        fn is_written_as_documented(
+            parts in prop::collection::vec(
+                prop_oneof![
+                    4 => "[a-z ]{0,80}",
+                    2 => r#"["\\\x00-\x1f]{1,3}"#,
+                    2 => any::<char>().prop_map(String::from),
+                    1 => "[\u{7f}-\u{a1}\u{2010}-\u{2030}\u{d7fe}-\u{e001}]{1,3}",
+                ],
+                0..12,
+            )
+        ) {
+            let text = parts.concat();
+            let written = string(text.as_bytes());
+            prop_assert_eq!(&written, &as_documented(&text));
+            prop_assert_eq!(serde_json::from_str::<String>(&written).unwrap(), text);
+        }
     }
 }
