@@ -36,8 +36,11 @@ def refuse_memory(directory: Path, allow: bool) -> None:
         )
 
 
-def describe(directory: Path) -> dict[str, Any]:
-    """What a reader of the figures has to know about the machine."""
+SNAPSHOT_SYNC = "fsync of the file, rename, fsync of the directory (durability='full')"
+
+
+def describe(directory: Path, sync: str = SNAPSHOT_SYNC) -> dict[str, Any]:
+    """What a reader of the figures has to know about the machine. `sync`: what is asked of the disk."""
     kind, device, options = file_system(directory)
     model = "unknown"
     cpuinfo = Path("/proc/cpuinfo")
@@ -48,7 +51,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "file_system": kind,
         "device": device,
         "mount_options": options,
-        "sync": "fsync of the file, rename, fsync of the directory (durability='full')",
+        "sync": sync,
         "kernel": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "cpu": model,

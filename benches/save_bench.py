@@ -8,11 +8,8 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import random
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +17,32 @@ import perdure
 
 sys.path.insert(0, str(Path(__file__).parent))
 from contenders import CONTENDERS, NEW_MESSAGES, Contender, message
+from measure import interleaved, ratio, summary
 from place import describe, refuse_memory
 
 RESULTS = Path(__file__).parent / "results" / "save.json"
 ROUNDS = {10: 100, 100: 100, 1_000: 60, 10_000: 20}
-WARM_UP = 3
 
 
-def quantile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
-
-
-def interleaved(contenders: dict[str, Contender], count: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each save. Every round runs every contender once, in an order of its own."""
-    names = list(contenders)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    # A fixed order would let each one pay for what the same neighbour left to the disk.
-    order = random.Random(count)
+def interleaved_saves(contenders: dict[str, Contender], count: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each save; the sessions keep their size."""
     added = 0
-    for number in range(-WARM_UP, rounds):
+
+    def keep_size() -> None:
+        nonlocal added
         if added > count // 50:
             added = 0
             for contender in contenders.values():
                 contender.cut(count)
         added += NEW_MESSAGES
-        order.shuffle(names)
-        for name in names:
-            contender = contenders[name]
-            contender.change()
-            started = time.perf_counter()
-            contender.save()
-            taken = time.perf_counter() - started
-            if number >= 0:
-                seconds[name].append(taken)
-    return seconds
+
+    return interleaved(
+        {name: contender.save for name, contender in contenders.items()},
+        rounds,
+        prepare=lambda name: contenders[name].change(),
+        before_round=keep_size,
+        seed=count,
+    )
 
 
 def measure(directory: Path, count: int, rounds: int) -> dict[str, Any]:
@@ -63,31 +51,14 @@ def measure(directory: Path, count: int, rounds: int) -> dict[str, Any]:
         contenders[name] = kind(directory / f"{count}-{number}", count)  # type: ignore[call-arg]
     gc.collect()
     gc.freeze()  # the histories of plain dicts would make every collection slow, for every contender
-    seconds = interleaved(contenders, count, rounds)
+    seconds = interleaved_saves(contenders, count, rounds)
     gc.unfreeze()
     floor, python = seconds["floor"], seconds["PythonFileSessionStore"]
     rows = {}
     for name, values in seconds.items():
-        median = statistics.median(values)
-        # Rounds are pairs: each ratio is of two saves that ran right after each other.
-        to_floor = [mine / its for mine, its in zip(values, floor, strict=True)]
-        rows[name] = {
-            "median_ms": median * 1e3,
-            "mean_ms": statistics.fmean(values) * 1e3,
-            "p99_ms": quantile(values, 0.99) * 1e3,
-            "min_ms": min(values) * 1e3,
-            "ratio_to_floor": {
-                "median": median / statistics.median(floor),
-                "mean": statistics.fmean(values) / statistics.fmean(floor),
-                "p99": quantile(values, 0.99) / quantile(floor, 0.99),
-                "median_of_pairs": statistics.median(to_floor),
-            },
-            "python_store_to_it": {
-                "median": statistics.median(python) / median,
-                "mean": statistics.fmean(python) / statistics.fmean(values),
-                "p99": quantile(python, 0.99) / quantile(values, 0.99),
-            },
-        }
+        faster = ratio(python, values)
+        del faster["median_of_pairs"]
+        rows[name] = summary(values) | {"ratio_to_floor": ratio(values, floor), "python_store_to_it": faster}
     size = (directory / f"{count}-0" / "bench.json").stat().st_size
     return {"messages": count, "rounds": rounds, "file_bytes": size, "rows": rows}
 

@@ -2,6 +2,7 @@
 
 import builtins
 import os
+from asyncio import Future
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -13,7 +14,9 @@ from perdure.errors import PerdureError
 from perdure.types import SaveReceipt, SessionInfo, StoreStats
 
 __all__ = [
+    "Appender",
     "FileSessionStore",
+    "Mailbox",
     "MessageIterator",
     "Messages",
     "SessionData",
@@ -193,6 +196,31 @@ class SessionData:
         """Take the base of `stored`: the next save overwrites that state, knowingly."""
     def detach(self) -> None:
         """Forget the base: the next save creates."""
+
+@final
+class Appender:
+    """Appends messages to a session and saves it, in one call.
+
+    `secrets`: texts that must not be stored as they are. Not part of the public interface.
+    """
+
+    def __new__(cls, store: FileSessionStore, secrets: Sequence[str]) -> Self: ...
+    def append(self, data: SessionData, messages: tuple[_Message, ...], /) -> bool:
+        """Append and save. False: a message is in short form, no dict or may hold a secret; nothing was done.
+
+        Raises `SerializationError` with nothing appended, and what `FileSessionStore.save` raises.
+        """
+    def append_later(
+        self, data: SessionData, messages: tuple[_Message, ...], mailbox: Mailbox, future: Future[None], /
+    ) -> bool:
+        """Append now and save on a thread; the outcome goes to the mailbox, with `future`."""
+
+@final
+class Mailbox:
+    """Outcomes of saves. `notify` is called, on any thread, when the first one is there."""
+
+    def __new__(cls, notify: Callable[[], object]) -> Self: ...
+    def take(self) -> list[tuple[Future[None], Exception | None]]: ...
 
 @final
 class SessionDelta:

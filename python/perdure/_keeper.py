@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from perdure._core import SessionData
-from perdure._loop import LoopLock, off_loop
-from perdure.errors import ConfigError
+from perdure._direct import DirectSaves
+from perdure._loop import LoopLock, off_loop, running_loop
+from perdure.errors import ConfigError, SerializationError
 from perdure.redaction import Cleaner
 from perdure.stores._calls import to_the_end
 from perdure.stores.client import PERMANENT, StoreClient
@@ -43,6 +45,7 @@ class Keeper:
         """Whether the user changed anything. Repairs and the like are not worth a save of their own."""
         self._on_error = on_error
         self._saving = LoopLock()
+        self._direct = DirectSaves.of(client, cleaner) if auto else None
         self._mended = 0  # messages at the front without a dangling tool call
 
     def store(self) -> StoreClient:
@@ -64,6 +67,8 @@ class Keeper:
 
     async def _save(self, client: StoreClient, *, step: bool, force: bool) -> SaveReceipt:
         async with self._saving.hold():
+            if self._direct is not None and running_loop() is not None:
+                await self._direct.settled()
             return await client.save(self.data, step=step, force=force)
 
     async def save_prompt(self) -> int | None:
@@ -83,6 +88,41 @@ class Keeper:
         except PERMANENT as error:
             self.permanent = error
             return None
+
+    def append(self, messages: tuple[Mapping[str, Any], ...]) -> bool:
+        """Add messages and save, the short way, blocking. False: it has to be the long way; nothing was done."""
+        if self._direct is None or self._saving.held:
+            return False
+        try:
+            done = self._direct.append(self.data, messages)
+        except Exception as error:
+            self._append_failed(error)
+            raise
+        return done and self._appended()
+
+    async def append_beside_loop(self, messages: tuple[Mapping[str, Any], ...]) -> bool:
+        """The same beside an event loop."""
+        if self._direct is None or self._saving.held:
+            return False
+        try:
+            done = await self._direct.append_beside_loop(self.data, messages)
+        except Exception as error:
+            self._append_failed(error)
+            raise
+        return done and self._appended()
+
+    def _appended(self) -> bool:
+        self.dirty = True
+        self.permanent = self.last_error = None
+        return True
+
+    def _append_failed(self, error: Exception) -> None:
+        if isinstance(error, SerializationError):
+            return  # nothing was added
+        self.dirty = True
+        self.store().mask(error)
+        self.last_error = error
+        self._tell(error)
 
     async def save_change(self) -> None:
         """The automatic save after a change that the user made. Raises: its caller can do something about it."""

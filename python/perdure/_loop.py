@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import weakref
+from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
@@ -34,7 +35,7 @@ _workers = Workers("perdure-worker", 32)
 
 def refuse_running_loop(instead: str) -> None:
     """Raise if this thread runs an event loop, which a sync call would block."""
-    if _running_loop() is not None:
+    if running_loop() is not None:
         raise ConfigError(
             f"this thread runs an event loop, and a sync call would block it: use {instead} and await its methods"
         )
@@ -100,7 +101,7 @@ def iterate(items: AsyncGenerator[_T, None]) -> Generator[_T, None, None]:
 
 async def off_loop(work: Callable[[], _T]) -> _T:
     """Do `work`, which may take long, without blocking an event loop: on a thread if one runs here, else at once."""
-    return work() if _running_loop() is None else await submit(work)
+    return work() if running_loop() is None else await submit(work)
 
 
 def submit(work: Callable[[], _T]) -> asyncio.Future[_T]:
@@ -128,10 +129,15 @@ class LoopLock:
         self._lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether somebody holds it."""
+        return self._lock.locked()
+
     @contextlib.asynccontextmanager
     async def hold(self) -> AsyncGenerator[None, None]:
         """Wait for the lock, and let go of it at the end of the `async with`."""
-        loop = _running_loop()
+        loop = running_loop()
         if self._loop is not loop:
             # A lock cannot be taken along; one that is held on a loop that is over is not held by anybody.
             if self._lock.locked() and not (self._loop is None or self._loop.is_closed()):
@@ -321,11 +327,9 @@ def _loop_thread() -> _LoopThread:
         return _thread
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs on this thread."""
+    return _get_running_loop()
 
 
 def _after_fork() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure._core import Messages, SessionData
 from perdure._keeper import Keeper
-from perdure._loop import LoopLock
+from perdure._loop import LoopLock, running_loop
 from perdure.errors import ConfigError, SerializationError, SessionBusyError
 from perdure.options import check_session_id, new_session_id
 from perdure.types import SaveReceipt, SendResult, TurnEvent, Usage
@@ -136,12 +136,19 @@ class AsyncSession:
         Saves with `auto_save`, and raises what the save raises; the messages stay all the same and go out with the next
         one. Raises `SessionBusyError` while a turn runs, `SerializationError` for what is not JSON.
         """
+        at_rest = self._turn is None and not self._closed
+        if at_rest and running_loop() is not None and await self._keeper.append_beside_loop(messages):
+            return
         await self._idle("append")
         if messages:
             keeper = self._keeper
             keeper.data.append(*(keeper.cleaner.message(_message(m, i)) for i, m in enumerate(messages)))
             keeper.dirty = True
             await keeper.save_change()
+
+    def _append_in_place(self, messages: tuple[Mapping[str, Any], ...]) -> bool:
+        """`append` where there is no event loop and nothing to wait for; False: nothing was done."""
+        return self._turn is None and not self._closed and self._keeper.append(messages)
 
     async def rewind(self, to: int) -> None:
         """Keep the first `to` messages. Saves with `auto_save`. Raises `ValueError` if there are fewer."""

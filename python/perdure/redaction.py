@@ -21,6 +21,11 @@ class Cleaner:
         self.masker = masker
         self._redact = redact
 
+    @property
+    def redacts(self) -> bool:
+        """Whether there is a redactor, besides the masking of api keys."""
+        return self._redact is not None
+
     def message(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """The message as it is kept."""
         masked = self.masker.value(dict(message))

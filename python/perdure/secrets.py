@@ -52,6 +52,11 @@ class SecretMasker:
         """Whether there is anything to mask."""
         return self._pattern is not None
 
+    @property
+    def words(self) -> list[str]:
+        """What is masked, in all its forms."""
+        return list(self._words)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'active' if self else 'nothing to mask'})"
 

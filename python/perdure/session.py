@@ -102,6 +102,10 @@ class Session:
 
     def append(self, *messages: Mapping[str, Any]) -> None:
         """Add messages at the end; see `AsyncSession.append`."""
+        _loop.refuse_running_loop("AsyncSession")
+        with self._gate:
+            if not self._in_turn and self._session._append_in_place(messages):
+                return
         self._now(lambda: self._session.append(*messages))
 
     def rewind(self, to: int) -> None:

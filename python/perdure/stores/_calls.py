@@ -36,7 +36,7 @@ class StoreCalls:
     def __init__(self, store: Any, *, timeout: float, masker: SecretMasker) -> None:
         self.store = store
         self.name = type(store).__name__
-        self._timeout = timeout
+        self.timeout = timeout
         self._masker = masker
         self._late: asyncio.Future[Any] | None = None
 
@@ -48,7 +48,7 @@ class StoreCalls:
         except asyncio.CancelledError:
             raise
         except PerdureError as error:
-            self._mask(error)
+            self.mask(error)
             raise
         except Exception as error:
             if name == "infos" and isinstance(error, ValueError) and self._is_clean(error):
@@ -71,7 +71,7 @@ class StoreCalls:
             and (error.__suppress_context__ or self._is_clean(error.__context__))
         )
 
-    def _mask(self, error: PerdureError) -> None:
+    def mask(self, error: PerdureError) -> None:
         """A store's own error goes on as it is, but for secrets."""
         if not self._is_clean(error):
             error.args = tuple(self._masker.text(a) if isinstance(a, str) else a for a in error.args)
@@ -116,7 +116,7 @@ class StoreCalls:
     async def _limited(self, name: str, call: Awaitable[_T], late: Callable[[], None] | None) -> _T:
         future = asyncio.ensure_future(call)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout if self._timeout else None
+        deadline = loop.time() + self.timeout if self.timeout else None
         while not future.done():
             left = None if deadline is None else deadline - loop.time()
             if left is not None and left <= 0:
@@ -140,8 +140,12 @@ class StoreCalls:
             future.cancel()
         if late is not None:
             self._late = future
+        return self.too_long(name)
+
+    def too_long(self, name: str) -> StoreError:
+        """The error of a call that did not answer in time."""
         return StoreError(
-            f"{self.name}.{name}() did not answer within {self._timeout:g} s (store_timeout); "
+            f"{self.name}.{name}() did not answer within {self.timeout:g} s (store_timeout); "
             "whether it took effect is unknown"
         )
 
@@ -150,7 +154,7 @@ class StoreCalls:
         late, self._late = self._late, None
         if late is None or late.done() or late.get_loop() is not _running():
             return
-        await asyncio.wait({late}, timeout=self._timeout)
+        await asyncio.wait({late}, timeout=self.timeout)
         if not late.done():
             self._late = late
             raise StoreError(

@@ -69,6 +69,20 @@ class StoreClient:
         both_files = isinstance(self.store, FileSessionStore) and isinstance(other.store, FileSessionStore)
         return self.store is other.store or (both_files and self.store.path == other.store.path)
 
+    @property
+    def timeout(self) -> float:
+        """How long a call may take, in seconds; 0: any time."""
+        return self._calls.timeout
+
+    def too_long(self, name: str) -> StoreError:
+        """The error of a call that did not answer in time."""
+        return self._calls.too_long(name)
+
+    def mask(self, error: Exception) -> None:
+        """Take secrets out of an error of the store's."""
+        if isinstance(error, PerdureError):
+            self._calls.mask(error)
+
     async def save(self, data: SessionData, *, step: bool = False, force: bool = False) -> SaveReceipt:
         """Save what changed since the base and move the base.
 

@@ -31,6 +31,8 @@ pub struct SaveOptions {
     pub force: bool,
     /// Sync before returning. First snapshots and folds are synced always.
     pub sync: bool,
+    /// Without `sync`, in journal mode: files that were as they had been left this long ago are not looked at again.
+    pub recheck: Duration,
     /// How long to wait for another process that has the session open.
     pub lock_timeout: Duration,
     /// Asked while waiting for a lock; true ends the wait.
@@ -45,6 +47,7 @@ impl Default for SaveOptions {
             create: false,
             force: false,
             sync: true,
+            recheck: Duration::ZERO,
             lock_timeout: Duration::ZERO,
             give_up: || false,
         }
@@ -283,7 +286,7 @@ impl Engine {
         if slot.last().and_then(|last| last.file.as_ref()).is_some_and(small) {
             return Ok(());
         }
-        let held = slot.hold(self.dir(), id.as_str(), Wait::Never, Hold::Open)?;
+        let held = slot.hold(self.dir(), id.as_str(), Wait::Never, Hold::Open, Duration::ZERO)?;
         if let Some(receipt) = fold(self, held, &id)? {
             self.count(&receipt);
         }
@@ -308,7 +311,11 @@ impl Engine {
     /// Closes every engine of this process that is still in use. The first error is given.
     pub fn close_all() -> Result<()> {
         let engines: Vec<_> = guard(registry()).values().filter_map(Weak::upgrade).collect();
-        engines.iter().filter(|e| e.is_ours()).fold(Ok(()), |closed, engine| closed.and(engine.close()))
+        let mut closed = Ok(());
+        for engine in engines.iter().filter(|e| e.is_ours()) {
+            closed = closed.and(engine.close());
+        }
+        closed
     }
 }
 

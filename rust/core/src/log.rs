@@ -135,6 +135,9 @@ impl MessageLog {
     }
 
     fn push_chunk(&mut self, mut wire: Bytes, mut ends: Vec<u32>) {
+        // Before anything is merged: what was there before is counted already.
+        let counted = if self.count == 0 { wire.get(1..).unwrap_or_default() } else { &wire };
+        let crc = crc32c::crc32c_append(self.crc(), counted);
         // Like a binary counter: a chunk grows by merging with its equals, so a byte is copied few times.
         while let Some(last) = self.open.last() {
             if last.wire.len() + wire.len() > MERGE_BELOW {
@@ -153,8 +156,6 @@ impl MessageLog {
             wire = merged.into();
             self.pop_chunk();
         }
-        let counted = if self.count == 0 { wire.get(1..).unwrap_or_default() } else { &wire };
-        let crc = crc32c::crc32c_append(self.crc(), counted);
         let first = self.count;
         self.count += ends.len();
         self.wire_len += wire.len();

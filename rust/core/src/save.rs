@@ -117,9 +117,10 @@ impl Engine {
         self.with_slot(&names, |slot| {
             let wait = Wait::AtMost(options.lock_timeout, options.give_up);
             let hold = if options.journal { Hold::Open } else { Hold::Save };
-            let held = slot.hold(self.dir(), session.id().as_str(), wait, hold)?;
+            let fresh = if options.sync { Duration::ZERO } else { options.recheck };
+            let held = slot.hold(self.dir(), session.id().as_str(), wait, hold, fresh)?;
             let mut save = Save { engine: self, held, session, syncing: Duration::ZERO };
-            let current = save.current()?;
+            let current = save.current(fresh)?;
             let current = save.check(current, options)?;
             if options.journal {
                 save.held.keep(session.id());
@@ -137,7 +138,7 @@ impl Engine {
         let done = self.with_slot(&names, |slot| {
             let wait = Wait::AtMost(options.lock_timeout, options.give_up);
             let hold = if slot.kept_id().is_some() { Hold::Open } else { Hold::Save };
-            let held = slot.hold(self.dir(), id.as_str(), wait, hold)?;
+            let held = slot.hold(self.dir(), id.as_str(), wait, hold, Duration::ZERO)?;
             fold(self, held, id)
         })?;
         if let Some(receipt) = &done {
@@ -172,7 +173,7 @@ impl Engine {
         let names = Arc::new(self.find(id)?.0);
         self.with_slot(&names, |slot| {
             let wait = Wait::AtMost(options.lock_timeout, options.give_up);
-            let mut held = slot.hold(self.dir(), id.as_str(), wait, Hold::Save)?;
+            let mut held = slot.hold(self.dir(), id.as_str(), wait, Hold::Save, Duration::ZERO)?;
             let there = match read(self.dir(), self.number(), &names, id)? {
                 Found::Nothing | Found::Other(_) => false,
                 Found::Deleted => {
@@ -228,12 +229,12 @@ struct Save<'a> {
 
 impl Save<'_> {
     /// The stored state: known from the files' identities, else read.
-    fn current(&mut self) -> Result<Option<Current>> {
+    fn current(&mut self, fresh: Duration) -> Result<Option<Current>> {
         // Not the attempt's: its line may have been cut off and another handle's, as long, written in its place.
         let base = self.session.base().shared();
         if let (Some(base), Some(last)) = (&base, self.held.slot.last().cloned()) {
             // The lock was kept: nobody who keeps to locks has written since.
-            if base.is(&last) && self.held.is_as_left()? {
+            if base.is(&last) && self.held.is_as_left(fresh)? {
                 return Ok(Current::known(last));
             }
         }

@@ -182,6 +182,14 @@ impl Session {
         Arc::make_mut(&mut self.head)
     }
 
+    /// Notes when it was changed, in Unix seconds.
+    pub fn touch(&mut self, now: u64) {
+        // A head that stays as it is stays shared with the base.
+        if self.head.int("updated_at").and_then(|at| u64::try_from(at).ok()) != Some(now) {
+            self.head_mut().set("updated_at", now.to_string().into());
+        }
+    }
+
     /// Its messages.
     pub fn log(&self) -> &MessageLog {
         &self.log

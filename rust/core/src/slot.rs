@@ -7,6 +7,7 @@ use crate::id::SessionId;
 use crate::lock::{Hold, LockFile, Wait};
 use crate::read::Names;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Open files of one session. Whoever has the slot's mutex works on them.
 #[derive(Debug)]
@@ -42,6 +43,14 @@ struct Kept {
     last: Option<Arc<Saved>>,
     /// A line that is appended and synced now is durable: the names of both files and what stands before it are.
     ready: bool,
+    /// When the files were last looked at, and were as they had been left.
+    looked: Option<Instant>,
+}
+
+impl Kept {
+    fn is_fresh(&self, enough: Duration) -> bool {
+        !enough.is_zero() && self.looked.is_some_and(|looked| looked.elapsed() < enough)
+    }
 }
 
 /// The lock, held. Dropping it lets go, unless it is kept.
@@ -78,10 +87,17 @@ impl Slot {
         }
     }
 
-    /// Takes the session's lock, unless it is kept.
-    pub fn hold<'a>(&'a mut self, dir: &'a dyn Dir, id: &str, wait: Wait, hold: Hold) -> Result<Held<'a>> {
-        if self.kept.is_some() {
-            if self.lock.as_ref().is_some_and(|lock| lock.is_in_place(dir)) {
+    /// Takes the session's lock, unless it is kept and was looked at less than `fresh` ago.
+    pub fn hold<'a>(
+        &'a mut self,
+        dir: &'a dyn Dir,
+        id: &str,
+        wait: Wait,
+        hold: Hold,
+        fresh: Duration,
+    ) -> Result<Held<'a>> {
+        if let Some(kept) = &self.kept {
+            if kept.is_fresh(fresh) || self.lock.as_ref().is_some_and(|lock| lock.is_in_place(dir)) {
                 return Ok(Held { slot: self, dir });
             }
             // Somebody removed the lock file: another process may hold another one by now.
@@ -151,7 +167,7 @@ impl Slot {
         if self.lock.is_none() {
             return; // never written to
         }
-        if let Ok(held) = self.hold(dir, "", Wait::Never, Hold::Save) {
+        if let Ok(held) = self.hold(dir, "", Wait::Never, Hold::Save, Duration::ZERO) {
             // Its truncation was synced when it was emptied, so nothing can come back.
             if matches!(dir.stat(&held.slot.names.journal), Ok(Some(stat)) if stat.len == 0) {
                 let _ = dir.remove(&held.slot.names.journal);
@@ -168,7 +184,7 @@ impl Held<'_> {
     /// From here on the lock is kept.
     pub fn keep(&mut self, id: &SessionId) {
         if self.slot.kept.is_none() {
-            self.slot.kept = Some(Kept { id: id.clone(), last: None, ready: false });
+            self.slot.kept = Some(Kept { id: id.clone(), last: None, ready: false, looked: None });
         }
     }
 
@@ -176,12 +192,17 @@ impl Held<'_> {
     pub fn leave(&mut self, last: Option<Arc<Saved>>) {
         if let Some(kept) = &mut self.slot.kept {
             kept.ready &= last.is_some();
+            kept.looked = kept.looked.filter(|_| last.is_some());
             kept.last = last;
         }
     }
 
-    /// True if the files are still those that this slot left, as far as their identities tell.
-    pub fn is_as_left(&mut self) -> Result<bool> {
+    /// True if the files are still those that this slot left, as far as their identities tell, or told less than
+    /// `fresh` ago.
+    pub fn is_as_left(&mut self, fresh: Duration) -> Result<bool> {
+        if self.slot.kept.as_ref().is_some_and(|kept| kept.is_fresh(fresh)) {
+            return Ok(true);
+        }
         let Some(file) = self.slot.last().and_then(|last| last.file.as_ref()) else { return Ok(false) };
         let snapshot_path = self.dir.path().join(&self.slot.names.snapshot);
         let path = self.dir.path().join(&self.slot.names.journal);
@@ -195,6 +216,8 @@ impl Held<'_> {
             };
         if !same {
             self.leave(None);
+        } else if let Some(kept) = &mut self.slot.kept {
+            kept.looked = Some(Instant::now());
         }
         Ok(same)
     }

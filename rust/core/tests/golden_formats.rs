@@ -105,7 +105,7 @@ fn loading_and_listing_change_nothing() {
         let one = engine(&dir);
         let _ = one.load(&id(name)).unwrap();
         let _ = one.infos(10, None).unwrap();
-        one.close();
+        one.close().unwrap();
         assert!(dir.trace().iter().all(|call| !call.changes), "{name}: {:?}", dir.trace());
     }
 }

@@ -242,7 +242,7 @@ fn a_snapshot_cut_anywhere_is_corrupt_and_left_alone() {
                 assert!(matches!(saved.unwrap_err().error, Error::Corrupt { .. }), "cut at {cut}");
             }
             assert!(matches!(one.delete(&id("s"), &SaveOptions::default()), Err(Error::Corrupt { .. })));
-            one.close();
+            one.close().unwrap();
             assert_eq!(dir.get("s.json").unwrap(), short);
             assert_eq!(dir.get("s.journal").unwrap_or_default(), stored.journal);
         });

@@ -9,7 +9,7 @@ use crate::fields::{datetime, default_head, field, key_text, now, session_id, st
 use crate::messages::Messages;
 use bytes::Bytes;
 use perdure_core::json::Writer;
-use perdure_core::{Head, Session};
+use perdure_core::Session;
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyString, PyTuple};
@@ -49,6 +49,15 @@ impl SessionData {
         }
     }
 
+    /// Adds messages that are JSON already.
+    pub fn append_encoded(&self, messages: &[Vec<u8>]) {
+        if !messages.is_empty() {
+            let mut session = self.lock();
+            session.append(messages);
+            session.touch(now());
+        }
+    }
+
     fn decoded<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Bound<'py, PyAny>> {
         let value = self.lock().head().get(key).cloned();
         match value {
@@ -63,7 +72,7 @@ impl SessionData {
         if session.head().get(key) != Some(&value) {
             session.head_mut().set(key, value);
             if key != "updated_at" {
-                touch(session.head_mut());
+                session.touch(now());
             }
         }
         Ok(())
@@ -82,18 +91,14 @@ impl SessionData {
     }
 }
 
-fn touch(head: &mut Head) {
-    head.set("updated_at", Bytes::from(now().to_string()));
-}
-
 /// Encodes messages; all of them or none.
-fn encoded(messages: &Bound<'_, PyTuple>, first: usize, hook: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Vec<u8>>> {
+pub fn encoded(messages: &Bound<'_, PyTuple>, first: usize, hook: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Vec<u8>>> {
     let py = messages.py();
     attached(|| {
         let mut all = Vec::with_capacity(messages.len());
         for (i, message) in messages.iter().enumerate() {
             let root = || format!("messages[{}]", first + i);
-            let mut out = Writer::new();
+            let mut out = Writer::with_capacity(1024);
             encode(&mut out, &message, hook).map_err(|fault| fault.raise(py, &root()))?;
             let bytes = out.into_bytes();
             if bytes.first() != Some(&b'{') {
@@ -191,7 +196,7 @@ impl SessionData {
         let mut session = self.lock();
         if session.head().tags != tags {
             session.head_mut().tags = tags;
-            touch(session.head_mut());
+            session.touch(now());
         }
         Ok(())
     }
@@ -306,11 +311,7 @@ impl SessionData {
     fn append(&self, messages: &Bound<'_, PyTuple>, default: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let first = self.lock().log().len();
         let messages = encoded(messages, first, default)?;
-        if !messages.is_empty() {
-            let mut session = self.lock();
-            session.append(&messages);
-            touch(session.head_mut());
-        }
+        self.append_encoded(&messages);
         Ok(())
     }
 
@@ -322,7 +323,7 @@ impl SessionData {
             Ok(count) if count <= len => {
                 if count < len {
                     session.truncate(count);
-                    touch(session.head_mut());
+                    session.touch(now());
                 }
                 Ok(())
             }
@@ -345,7 +346,7 @@ impl SessionData {
         let at = position(session.log().len()).ok_or_else(out_of_range)?;
         if let Some(message) = messages.first() {
             session.replace(at, message);
-            touch(session.head_mut());
+            session.touch(now());
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! `perdure._core`: the engine's Python face. Its types and docstrings are in `python/perdure/_core.pyi`.
 
+mod appender;
 mod call;
 mod data;
 mod decode;
@@ -17,6 +18,8 @@ use pyo3::prelude::*;
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use super::appender::{Appender, Mailbox};
     #[pymodule_export]
     use super::data::SessionData;
     #[pymodule_export]

@@ -1,13 +1,15 @@
 //! `Messages`: the history as an immutable sequence that decodes only what is looked at.
 
 use crate::call::attached;
-use crate::decode::decode;
+use crate::decode::{decode, Scratch};
 use crate::fields::Whole;
 use perdure_core::MessageLog;
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PySlice};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
 
 /// A view of a session's messages as they were when it was made.
 #[pyclass(frozen, sequence, module = "perdure")]
@@ -45,14 +47,30 @@ impl Messages {
         Ok(self.position(real as usize))
     }
 
+    fn stored(&self, position: usize) -> PyResult<bytes::Bytes> {
+        self.log.get(position).ok_or_else(|| PyIndexError::new_err("message index out of range"))
+    }
+
     fn decoded<'py>(&self, py: Python<'py>, position: usize) -> PyResult<Bound<'py, PyAny>> {
-        let bytes = self.log.get(position).ok_or_else(|| PyIndexError::new_err("message index out of range"))?;
+        let bytes = self.stored(position)?;
         attached(|| decode(py, &bytes, || format!("messages[{position}]")))
     }
 
+    /// The same within a walk over many messages.
+    fn decoded_with<'py>(
+        &self,
+        py: Python<'py>,
+        position: usize,
+        scratch: &mut Scratch,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let bytes = self.stored(position)?;
+        attached(|| scratch.decode(py, &bytes, || format!("messages[{position}]")))
+    }
+
     fn find(&self, value: &Bound<'_, PyAny>, from: usize, to: usize) -> PyResult<Option<usize>> {
+        let mut scratch = Scratch::for_many();
         for i in from..to.min(self.len) {
-            if self.decoded(value.py(), self.position(i))?.eq(value)? {
+            if self.decoded_with(value.py(), self.position(i), &mut scratch)?.eq(value)? {
                 return Ok(Some(i));
             }
         }
@@ -86,7 +104,11 @@ impl Messages {
     }
 
     fn __iter__(slf: Bound<'_, Self>) -> MessageIterator {
-        MessageIterator { messages: slf.get().clone(), next: std::sync::atomic::AtomicUsize::new(0) }
+        MessageIterator {
+            messages: slf.get().clone(),
+            next: AtomicUsize::new(0),
+            scratch: Mutex::new(Scratch::for_many()),
+        }
     }
 
     fn __contains__(&self, value: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -105,8 +127,9 @@ impl Messages {
         if other.len()? != self.len {
             return Ok(false);
         }
+        let mut scratch = Scratch::for_many();
         for i in 0..self.len {
-            if !self.decoded(other.py(), self.position(i))?.eq(other.get_item(i)?)? {
+            if !self.decoded_with(other.py(), self.position(i), &mut scratch)?.eq(other.get_item(i)?)? {
                 return Ok(false);
             }
         }
@@ -126,17 +149,16 @@ impl Messages {
 
     #[pyo3(signature = (value, /))]
     fn count(&self, value: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let mut count = 0;
+        let (mut count, mut scratch) = (0, Scratch::for_many());
         for i in 0..self.len {
-            count += usize::from(self.decoded(value.py(), self.position(i))?.eq(value)?);
+            count += usize::from(self.decoded_with(value.py(), self.position(i), &mut scratch)?.eq(value)?);
         }
         Ok(count)
     }
 
     /// The stored JSON of a message.
     fn raw<'py>(&self, py: Python<'py>, index: Whole) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = self.log.get(self.at(index)?).ok_or_else(|| PyIndexError::new_err("message index out of range"))?;
-        Ok(PyBytes::new(py, &bytes))
+        Ok(PyBytes::new(py, &self.stored(self.at(index)?)?))
     }
 }
 
@@ -144,7 +166,8 @@ impl Messages {
 #[pyclass(frozen, module = "perdure")]
 pub struct MessageIterator {
     messages: Messages,
-    next: std::sync::atomic::AtomicUsize,
+    next: AtomicUsize,
+    scratch: Mutex<Scratch>,
 }
 
 #[pymethods]
@@ -154,14 +177,20 @@ impl MessageIterator {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let index = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
         if index >= self.messages.len {
             return Ok(None);
         }
-        self.messages.decoded(py, self.messages.position(index)).map(Some)
+        let position = self.messages.position(index);
+        // Held by another thread, or by this one, in the finalizer of an object that the collector found meanwhile.
+        match self.scratch.try_lock() {
+            Ok(mut scratch) => self.messages.decoded_with(py, position, &mut scratch),
+            Err(_) => self.messages.decoded(py, position),
+        }
+        .map(Some)
     }
 
     fn __length_hint__(&self) -> usize {
-        self.messages.len.saturating_sub(self.next.load(std::sync::atomic::Ordering::Relaxed))
+        self.messages.len.saturating_sub(self.next.load(Ordering::Relaxed))
     }
 }

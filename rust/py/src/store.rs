@@ -15,6 +15,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+/// A look at the files' identities costs as much as a write that is not synced. What is lost if they are replaced within
+/// this time is no more than what a power cut may take.
+const RECHECK: Duration = Duration::from_millis(1);
+
 /// Sessions in a directory, one readable JSON file each.
 #[pyclass(frozen, subclass, module = "perdure", weakref)]
 pub struct FileSessionStore {
@@ -37,11 +41,11 @@ impl FileSessionStore {
         self.opened.get().ok_or_else(never)
     }
 
-    fn engine(&self, py: Python<'_>) -> PyResult<Arc<Engine>> {
+    pub fn engine(&self, py: Python<'_>) -> PyResult<Arc<Engine>> {
         self.opened()?.engine(py)
     }
 
-    fn options(&self) -> PyResult<SaveOptions> {
+    pub fn options(&self) -> PyResult<SaveOptions> {
         Ok(self.opened()?.options())
     }
 }
@@ -63,6 +67,7 @@ impl Opened {
         SaveOptions {
             sync: self.sync,
             journal: self.journal,
+            recheck: RECHECK,
             lock_timeout: self.lock_timeout,
             give_up,
             ..SaveOptions::default()
@@ -85,7 +90,7 @@ fn write(engine: &Engine, delta: &SessionDelta, options: &SaveOptions) -> Result
 }
 
 /// Saves a session and moves its base.
-fn save_data(engine: &Engine, data: &SessionData, options: &SaveOptions) -> Result<Receipt, Error> {
+pub fn save_data(engine: &Engine, data: &SessionData, options: &SaveOptions) -> Result<Receipt, Error> {
     // Two threads that save one session take turns: the second one stands on what the first one saved.
     let _turn = data.turn();
     let delta = SessionDelta::new(&mut data.lock())?;

@@ -152,6 +152,9 @@ impl File for RealFile {
     }
 
     fn write_at(&self, offset: u64, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        if let [piece] = pieces {
+            return platform::write_all_at(&self.0, piece, offset);
+        }
         let mut file = &self.0;
         file.seek(SeekFrom::Start(offset))?;
         let mut pieces: Vec<IoSlice<'_>> = pieces.iter().filter(|p| !p.is_empty()).copied().collect();
@@ -197,8 +200,12 @@ mod platform {
     use super::super::Stat;
     use std::fs;
     use std::io;
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+    use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
     use std::path::Path;
+
+    pub fn write_all_at(file: &fs::File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
 
     pub fn stat(meta: &fs::Metadata) -> Stat {
         let mtime_ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
@@ -254,9 +261,21 @@ mod platform {
     use super::super::Stat;
     use std::fs;
     use std::io;
-    use std::os::windows::fs::MetadataExt;
+    use std::os::windows::fs::{FileExt, MetadataExt};
     use std::path::Path;
     use std::time::Duration;
+
+    pub fn write_all_at(file: &fs::File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let count = file.seek_write(bytes, offset)?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            offset += count as u64;
+            bytes = bytes.get(count..).unwrap_or_default();
+        }
+        Ok(())
+    }
 
     pub fn stat(meta: &fs::Metadata) -> Stat {
         // 100 ns since 1601; only ever compared with itself.

@@ -192,6 +192,8 @@ mod tests {
         for (token, text) in [
             (r#""\ud83d""#, &b"\xed\xa0\xbd"[..]),
             (r#""\ude80\ud83d""#, b"\xed\xba\x80\xed\xa0\xbd"),
+            (r#""\ud83d\ue000""#, b"\xed\xa0\xbd\xee\x80\x80"),
+            (r#""\ud83d\udbff""#, b"\xed\xa0\xbd\xed\xaf\xbf"),
             (r#""\ud83dx\ude80""#, b"\xed\xa0\xbdx\xed\xba\x80"),
             (r#""\ud83d\ud83d\ude80""#, b"\xed\xa0\xbd\xf0\x9f\x9a\x80"),
         ] {

@@ -61,7 +61,7 @@ fn push_escaped(out: &mut Vec<u8>, text: &[u8]) {
             push_unit(out, unit);
             from = at + taken;
         }
-        at = doubtful.next(from.max(at + 1));
+        at = doubtful.next(at + 1);
     }
     push_run(out, text, from, text.len());
 }
@@ -97,6 +97,11 @@ impl Writer {
     /// An empty writer.
     pub fn new() -> Writer {
         Writer { out: Vec::new(), first: true }
+    }
+
+    /// An empty writer with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Writer {
+        Writer::behind(Vec::with_capacity(bytes))
     }
 
     /// A writer that goes on behind these bytes.

@@ -14,6 +14,7 @@ const SAVE: SaveOptions = SaveOptions {
     create: false,
     force: false,
     sync: true,
+    recheck: std::time::Duration::ZERO,
     lock_timeout: std::time::Duration::ZERO,
     give_up: || true,
 };
