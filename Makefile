@@ -16,6 +16,9 @@ SHELL := /bin/bash
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
+# Installs valgrind where that can be done without asking; a missing one is an error, not a skip.
+VALGRIND = command -v valgrind >/dev/null || { apt-get install -y -qq valgrind || sudo -n apt-get install -y -qq valgrind; } || \
+  { echo "counting instructions needs valgrind; install it (Debian: apt-get install valgrind)" >&2; exit 1; }
 RUST_SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find rust -name '*.rs' -o -name Cargo.toml)
 
 # maturin installs into this environment, whatever the caller has active.
@@ -29,15 +32,15 @@ ifeq ($(wildcard python/perdure/_core*.so python/perdure/_core*.pyd),)
 $(shell rm -f $(VENV)/.core)
 endif
 
-.PHONY: help demo test dev weights lint fmt test-rust test-py smoke bench crash wheel sdist test-wheel clean
+.PHONY: help demo test dev weights lint fmt test-rust test-py smoke bench callgrind callgrind-update crash wheel sdist test-wheel clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: dev weights ## a real model, killed in mid-turn ten times; the session goes on
 	$(BIN)/perdure demo
 
-test: dev weights lint test-rust smoke test-py ## everything that has to pass, with all the set-up it needs
+test: dev weights lint test-rust smoke callgrind test-py ## everything that has to pass, with all the set-up it needs
 
 # ---- set-up
 
@@ -92,12 +95,25 @@ test-py: dev weights ## pytest, everything: turns on the local model, packages, 
 
 smoke: dev ## the benchmarks with small numbers, so that they cannot rot
 	$(PY) -m pytest -q benches --benchmark-disable
-	$(PY) benches/save_bench.py --sizes 10 --rounds 3 --allow-tmpfs --out target/bench-smoke.json
+	$(PY) benches/save_bench.py --sizes 10 --rounds 3 --allow-tmpfs --out target/smoke/save.json
+	$(PY) benches/resume_bench.py --sizes 10 --rounds 3 --allow-tmpfs --out target/smoke/resume.json
+	for name in journal many stall amplification infos; do \
+	  $(PY) benches/$${name}_bench.py --quick --allow-tmpfs --out target/smoke/$$name.json; \
+	done
 
-bench: dev ## measure saves, and write the tables of README.md and docs/performance.md
-	$(PY) benches/save_bench.py
+bench: dev ## measure everything, and write the tables and plots of README.md and docs/performance.md: half an hour
+	for name in save journal many stall amplification resume infos; do $(PY) benches/$${name}_bench.py; done
+	$(PY) benches/compare/run.py
 	$(PY) tools/figures.py
 	cargo bench -p perdure-core --locked
+
+callgrind: ## instructions of a journal save, against those that are recorded for this compiler
+	@$(VALGRIND)
+	$(PYTHON) benches/callgrind/check.py
+
+callgrind-update: ## record the instructions of a journal save as they are now
+	@$(VALGRIND)
+	$(PYTHON) benches/callgrind/check.py --update
 
 crash: ## the crash matrix with many disks: some minutes
 	PERDURE_CRASH_STATES=$(PERDURE_CRASH_STATES) cargo test -p perdure-core --locked --release --test crash_matrix -- --nocapture

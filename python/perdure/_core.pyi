@@ -150,6 +150,11 @@ class SessionData:
     @property
     def updated_at(self) -> datetime:
         """Time of the last change; aware, UTC, whole seconds."""
+    @property
+    def _first_loaded(self) -> int:
+        """Index of the first message that is in memory; 0 once all are."""
+    def _load_all(self) -> None:
+        """Read and check what has not been read of the file yet. Raises as `FileSessionStore.load`."""
     def __len__(self) -> int:
         """Number of messages."""
     def __bool__(self) -> bool:
@@ -259,17 +264,18 @@ class FileSessionStore:
     """Sessions in a directory, one readable JSON file each (docs/format.md).
 
     A save is acknowledged when it survives a power cut: the file is written beside the old one, synced, renamed, and
-    the directory synced. Steps inside of a turn go to a journal beside it. In journal mode every save does: it costs what
-    is new, whatever the length of the history, until the journal outgrows twice the file and is folded into it. Safe to
-    use from any thread; all stores of a process on one directory work together, and processes keep apart with a lock a
-    session. May be subclassed; a subclass with an `__init__` of its own calls `super().__init__(dir)`.
+    the directory synced. Steps inside of a turn go to a journal beside it. In journal mode every save does: it costs
+    what is new, whatever the length of the history, until the journal outgrows twice the file (and 64 KiB) and is folded
+    into it. Safe to use from any thread; all stores of a process on one directory work together, and processes keep
+    apart with a lock a session. May be subclassed; a subclass with an `__init__` of its own calls
+    `super().__init__(dir)`.
 
     Args:
         dir: made with mode 0700 if it is not there; its parents too.
         journal: journal mode. A session that was saved stays locked for other processes until it is released, the
             store is closed or, where very many are open, others need its file descriptors.
-        durability: "full", or "process": lines of the journal are not synced and may be lost to a power cut; whole files
-            are synced all the same, so the session never is.
+        durability: "full", or "process": lines of the journal are not synced and may be lost to a power cut; whole
+            files are synced all the same, so the session never is.
         lock_timeout: seconds to wait for another process that has the session open, before `SessionLockedError`. A
             process that is just saving is waited for in any case.
 
@@ -306,8 +312,8 @@ class FileSessionStore:
     ) -> builtins.list[SaveReceipt | PerdureError]:
         """Save many sessions at the same time, on threads of the engine's: a receipt or an error each, in their order.
 
-        Syncs that wait together are confirmed together by most file systems, so this is many times faster than one after
-        the other. Raises `TypeError` for what is not a `SessionData`; then nothing is saved.
+        Syncs that wait together are confirmed together by most file systems, so this is many times faster than one
+        after the other. Raises `TypeError` for what is not a `SessionData`; then nothing is saved.
         """
     def checkpoint(self, id: str, /) -> SaveReceipt:
         """Put what the journal of a session holds into its file, so that everything can be read there.
@@ -320,6 +326,10 @@ class FileSessionStore:
         """Save what changed. `step`: inside of a turn, to the journal. The caller settles; raises as `save`."""
     def load(self, id: str, /) -> SessionData | None:
         """The session, or None. A warning is logged if the file was changed outside perdure.
+
+        Of a file over 64 KiB without a journal only head and end are read and checked, whatever its length. The rest is
+        when it is first needed: for an earlier message, a change, a save. It comes from the file that was opened, also
+        if that has been replaced since; what is wrong with it raises then.
 
         Raises `SessionCorruptError` with path, line and column, `StoreError`.
         """

@@ -13,7 +13,7 @@ from perdure.errors import ConfigError, SerializationError
 from perdure.redaction import Cleaner
 from perdure.stores._calls import to_the_end
 from perdure.stores.client import PERMANENT, StoreClient
-from perdure.turn.repair import interrupted_results
+from perdure.turn.repair import interrupted_results, last_prompt
 from perdure.types import SaveReceipt
 
 __all__ = ["Keeper"]
@@ -104,6 +104,7 @@ class Keeper:
         """The same beside an event loop."""
         if self._direct is None or self._saving.held:
             return False
+        await self.load_all()
         try:
             done = await self._direct.append_beside_loop(self.data, messages)
         except Exception as error:
@@ -184,7 +185,7 @@ class Keeper:
                 raise await client.not_found(self.data.id)
             self.data, self._mended, self.dirty = stored, 0, False
             self.permanent = self.last_error = None
-        await self.mend_whole()
+        await self.mend_resumed()
 
     def rewind(self, to: int) -> None:
         """Keep the first `to` messages. Raises `ValueError`."""
@@ -199,6 +200,29 @@ class Keeper:
     def mend(self) -> None:
         """Give every tool call without a result one, so that the history can be sent. Saved with the next save."""
         self._put(interrupted_results(self.data.messages, start=self._mended))
+        self.answered()
+
+    async def mend_resumed(self) -> None:
+        """The same for what a crash may have left. Where only the end of a long history was read, that is enough: it is
+        mended at each resume, and as a whole before the next turn."""
+        first = self.data._first_loaded
+        start = last_prompt(self.data.messages, first) if first else None
+        if start is None:
+            await self.mend_whole()
+        else:
+            self._put(interrupted_results(self.data.messages, start=start))
+
+    async def mend_for_turn(self) -> None:
+        """The same for all that was not looked at yet."""
+        if self._mended:
+            self.mend()
+        else:
+            await self.mend_whole()
+
+    async def load_all(self) -> None:
+        """Read what has not been read of the session yet, off the event loop."""
+        if self.data._first_loaded:
+            await off_loop(self.data._load_all)
 
     async def mend_whole(self) -> None:
         """The same for a history of any length, off the event loop."""
@@ -206,6 +230,7 @@ class Keeper:
         missing = await off_loop(lambda: interrupted_results(messages))
         if len(self.data) == len(messages):
             self._put(missing)
+            self.answered()
 
     def _put(self, missing: list[tuple[int, dict[str, object]]]) -> None:
         if missing:
@@ -215,4 +240,3 @@ class Keeper:
                 tail.insert(index - first, result)
             self.data.truncate(first)
             self.data.append(*tail)
-        self.answered()

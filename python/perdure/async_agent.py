@@ -248,7 +248,7 @@ class AsyncAgent:
                 setattr(data, name, value)
                 keeper.dirty = True
         session = await self._live(keeper, resolved, root)
-        await keeper.mend_whole()
+        await keeper.mend_resumed()
         return session
 
     async def _live(self, keeper: Keeper, resolved: ResolvedOptions, root: Path) -> AsyncSession:

@@ -163,6 +163,7 @@ class AsyncSession:
         without a store, else what the store raises; what was stored then stays as it was.
         """
         self._refuse_closed()
+        await self._keeper.load_all()
         return await self._keeper.save(step=self.running and not force, force=force)
 
     async def reload(self) -> None:
@@ -352,6 +353,7 @@ class AsyncSession:
                 pass
         if self._turn is not None:
             raise self._busy(what)
+        await self._keeper.load_all()
 
     def _busy(self, what: str) -> SessionBusyError:
         return SessionBusyError(

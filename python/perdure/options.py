@@ -162,10 +162,7 @@ class SessionOptions:
         values.pop("redact", None)
         if _STORES.isdisjoint(given):
             values["file_session_store"], values["session_store"] = config.store()
-        if "session_store" in given and (self.journal or self.durability == "process"):
-            option = "journal" if self.journal else "durability"
-            message = f"{option} goes with file_session_store; a session_store has to be told itself"
-            raise ConfigError(message, option=option)
+        self._refuse_idle(values, config)
         resolved = ResolvedOptions(
             **{"session_id": new_session_id(), **values},
             redact=self.redact or None,
@@ -180,6 +177,23 @@ class SessionOptions:
         if resolved.resume and self.session_id is None:
             raise ConfigError("resume needs the session_id of the session to take up", option="resume")
         return resolved
+
+    def _refuse_idle(self, values: Mapping[str, Any], config: AgentConfig) -> None:
+        """Options of the file store that would do nothing with the store that there is."""
+        store = values.get("session_store")
+        if store is None or (isinstance(store, str) and store.lower().startswith("file:")):
+            return
+        for option, default in (("journal", False), ("durability", "full")):
+            if values.get(option, default) == default:
+                continue
+            if self.session_store is not None and getattr(self, option) is not None:
+                message = f"{option} goes with file_session_store; a session_store has to be told itself"
+                raise ConfigError(message, option=option)
+            if self.session_store is None:
+                message = (
+                    f"{option} goes with session files, and agent.hcl keeps sessions elsewhere; set sessions_dir there"
+                )
+                raise ConfigError(message, path=config.path, option=option)
 
     def with_session_id(self: _Options, session_id: str | None) -> _Options:
         """A copy with another `session_id`."""

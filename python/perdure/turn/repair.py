@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["INTERRUPTED", "dangling_tool_calls", "interrupted_results"]
+__all__ = ["INTERRUPTED", "dangling_tool_calls", "interrupted_results", "last_prompt"]
 
 INTERRUPTED = "This tool call was interrupted before it had a result. It may or may not have taken effect."
 """What the model is told about a call that never came to an end."""
@@ -42,6 +42,15 @@ def interrupted_results(messages: Sequence[Mapping[str, Any]], *, start: int = 0
     return [
         (call.insert_at, _interrupted(str(call.block["id"]))) for call in _calls(messages, start) if not call.answered
     ]
+
+
+def last_prompt(messages: Sequence[Mapping[str, Any]], first: int) -> int | None:
+    """Index of the last user message that holds more than tool results, if it is not before `first`."""
+    for index in range(len(messages) - 1, first - 1, -1):
+        message = messages[index]
+        if message.get("role") == "user" and not _only_results(message):
+            return index
+    return None
 
 
 def _interrupted(tool_use_id: str) -> dict[str, Any]:

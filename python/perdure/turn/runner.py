@@ -207,7 +207,7 @@ class _Turn:
     async def begin(self, prompt: dict[str, Any]) -> int | None:
         """Keep and store the prompt. Permanent errors raise, before any model call, and leave no trace of it."""
         keeper = self._keeper
-        keeper.mend()
+        await keeper.mend_for_turn()
         was_dirty, at = keeper.dirty, len(keeper.data)
         keeper.data.append(prompt)
         keeper.dirty = True

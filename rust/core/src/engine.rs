@@ -14,7 +14,7 @@ use crate::stats::{Counts, Stats};
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -71,6 +71,8 @@ pub struct Engine {
     process: u32,
     slots: Mutex<Slots>,
     limits: Limits,
+    /// Sessions that were opened by their end and keep their file open.
+    tails: Arc<AtomicUsize>,
     counts: Counts,
     /// A network file system that nobody has been warned of yet.
     network: Mutex<Option<&'static str>>,
@@ -137,6 +139,7 @@ impl Engine {
             process: std::process::id(),
             slots: Mutex::default(),
             limits: Limits::of_process(),
+            tails: Arc::default(),
             counts: Counts::default(),
             network: Mutex::default(),
         }
@@ -168,6 +171,14 @@ impl Engine {
 
     pub(crate) fn dir(&self) -> &dyn Dir {
         &*self.dir
+    }
+
+    pub(crate) fn tails(&self) -> &Arc<AtomicUsize> {
+        &self.tails
+    }
+
+    pub(crate) fn most_tails(&self) -> usize {
+        self.limits.tails
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -270,6 +281,9 @@ impl Engine {
 
     fn close_slot(&self, stem: &str, slot: &Arc<Mutex<Slot>>, folds: bool) -> Result<()> {
         let mut open = guard(slot);
+        if open.closed {
+            return Ok(()); // by another thread; what the table has under this name by now is another slot
+        }
         let folded = if folds { self.fold_at_close(&mut open) } else { Ok(()) };
         open.close(self.dir());
         if !open.poisoned {

@@ -151,6 +151,18 @@ pub(crate) fn encode_save(
     seal(line, &payload, chain)
 }
 
+/// Whether a reader of the line that leads from `base` to `head` finds the fields in the order of `head`: it leaves those
+/// that stay where they are, and puts new ones behind them.
+pub(crate) fn keeps_order(base: &Head, head: &Head) -> bool {
+    fn keys(head: &Head) -> impl Iterator<Item = &Arc<str>> {
+        head.fields.iter().map(|(key, _)| key)
+    }
+    let stay = keys(base).filter(|key| head.get(key).is_some());
+    let come = keys(head).filter(|key| base.get(key).is_none());
+    (base.fields.len() <= head.fields.len() && keys(base).zip(keys(head)).all(|(old, new)| old == new))
+        || stay.chain(come).eq(keys(head))
+}
+
 /// Keys are kept in their written form.
 fn raw_key(out: &mut json::Writer, key: &str) {
     out.element();

@@ -29,6 +29,7 @@ mod session;
 mod slot;
 mod snapshot;
 mod stats;
+mod tail;
 
 pub use base::{Base, FileBase, Lineage, Saved};
 pub use engine::{Engine, Loaded, SaveOptions};
@@ -40,6 +41,7 @@ pub use save::{Failed, Kind, Receipt};
 pub use session::{Head, Session};
 pub use snapshot::FORMAT;
 pub use stats::Stats;
+pub use tail::{Opened, Tail};
 
 /// Unix time in seconds.
 pub(crate) fn now() -> u64 {

@@ -12,6 +12,8 @@ const SLOTS: usize = 1024;
 pub(crate) struct Limits {
     /// Sessions whose lock and journal stay open (two descriptors each).
     pub slots: usize,
+    /// Sessions that were opened by their end (one descriptor each).
+    pub tails: usize,
     free: Mutex<usize>,
     freed: Condvar,
 }
@@ -25,6 +27,7 @@ impl Limits {
         let descriptors = descriptors();
         Limits {
             slots: (descriptors / 8).clamp(4, SLOTS),
+            tails: (descriptors / 16).clamp(4, SLOTS),
             free: Mutex::new((descriptors / 16).clamp(4, AT_ONCE)),
             freed: Condvar::new(),
         }

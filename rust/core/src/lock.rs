@@ -33,8 +33,9 @@ pub(crate) struct LockFile {
     file: Box<dyn File>,
     name: String,
     inode: (u64, u64),
-    /// What this process last wrote into it.
+    /// What this process last wrote into it, and for which hold.
     line: Vec<u8>,
+    hold: Hold,
 }
 
 /// What the lock file says about its last holder.
@@ -99,7 +100,7 @@ impl LockFile {
                 None => {
                     let file = dir.open(name, Open::Create).at("open", &path)?;
                     let stat = file.stat().at("stat", &path)?;
-                    LockFile { file, name: name.to_string(), inode: (stat.device, stat.inode), line: Vec::new() }
+                    LockFile { file, name: name.to_string(), inode: (stat.device, stat.inode), line: Vec::new(), hold }
                 }
             };
             if lock.file.try_lock().at("lock", &path)? {
@@ -134,21 +135,21 @@ impl LockFile {
     fn sign(&mut self, dir: &dyn Dir, hold: Hold, temp: &str) -> Result<Option<String>> {
         let path = dir.path().join(&self.name);
         let found = self.file.read_some(0, 4096).at("read", &path)?;
-        if !self.line.is_empty() && found == self.line {
+        if !self.line.is_empty() && found == self.line && hold == self.hold {
             return Ok(None);
         }
         let left = Note::read(&found).temp.filter(|t| t != temp);
-        let hold = match hold {
+        let text = match hold {
             Hold::Save => "save",
             Hold::Open => "open",
         };
         let line = serde_json::json!({
-            "pid": std::process::id(), "host": host(), "since": crate::now(), "hold": hold, "temp": temp,
+            "pid": std::process::id(), "host": host(), "since": crate::now(), "hold": text, "temp": temp,
         });
         let line = format!("{line}\n").into_bytes();
         self.file.write_at(0, &[IoSlice::new(&line)]).at("write", &path)?;
         self.file.set_len(line.len() as u64).at("truncate", &path)?;
-        self.line = line;
+        (self.line, self.hold) = (line, hold);
         Ok(left)
     }
 

@@ -25,6 +25,8 @@ use std::time::Duration;
 pub const MOST: usize = 64;
 /// How long a thread without work stays.
 const IDLE: Duration = Duration::from_secs(5);
+/// How often a caller that waits looks up.
+const WATCH: Duration = Duration::from_millis(50);
 /// Length of the row.
 const GENERATIONS: usize = 64;
 
@@ -48,6 +50,20 @@ where
     T: Send + 'static,
     R: Send + 'static,
 {
+    map_watched(items, width, || (), work)
+}
+
+/// The same; the calling thread calls `watch` from time to time while it waits for the others.
+pub fn map_watched<T, R>(
+    items: Vec<T>,
+    width: usize,
+    watch: impl Fn(),
+    work: impl Fn(T) -> R + Send + Sync + 'static,
+) -> Vec<R>
+where
+    T: Send + 'static,
+    R: Send + 'static,
+{
     let total = items.len();
     let left = Left { items: items.into_iter().enumerate(), work: Arc::new(work) };
     let batch = Arc::new(Batch {
@@ -63,7 +79,13 @@ where
     batch.work();
     let mut done = guard(&batch.done);
     while done.len() < total {
-        done = batch.all_done.wait(done).unwrap_or_else(PoisonError::into_inner);
+        let (woken, timeout) = batch.all_done.wait_timeout(done, WATCH).unwrap_or_else(PoisonError::into_inner);
+        done = woken;
+        if timeout.timed_out() {
+            drop(done);
+            watch();
+            done = guard(&batch.done);
+        }
     }
     let mut outcomes = std::mem::take(&mut *done);
     drop(done);

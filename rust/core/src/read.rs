@@ -127,10 +127,7 @@ fn read_once(dir: &dyn Dir, engine: u64, names: &Names, id: &SessionId) -> Resul
     }
     let mut warnings = Vec::new();
     if !snapshot.crc_fits {
-        warnings.push(format!(
-            "{} was changed outside perdure (its CRC or its message count does not fit)",
-            snapshot_path.display()
-        ));
+        warnings.push(changed_outside(&snapshot_path));
     }
     if file.good_len < file.len {
         warnings.push(format!(
@@ -154,7 +151,7 @@ fn read_once(dir: &dyn Dir, engine: u64, names: &Names, id: &SessionId) -> Resul
             let head = Arc::make_mut(&mut head);
             journal.apply(head, &mut log).map_err(|flaw| flaw.at(&journal_path, &journal_bytes))?;
             revision = journal.last_revision();
-        } else if journal.last_revision() <= snapshot.revision {
+        } else if journal.lines.is_empty() || journal.last_revision() <= snapshot.revision {
             file.folded = true;
         } else {
             return Err(Error::corrupt(
@@ -195,6 +192,10 @@ pub(crate) fn read(dir: &dyn Dir, engine: u64, names: &Names, id: &SessionId) ->
             done => return done,
         }
     }
+}
+
+pub(crate) fn changed_outside(path: &Path) -> String {
+    format!("{} was changed outside perdure (its CRC or its message count does not fit)", path.display())
 }
 
 fn has_journal(dir: &dyn Dir, names: &Names) -> bool {

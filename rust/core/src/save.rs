@@ -5,7 +5,7 @@ use crate::engine::{Engine, SaveOptions};
 use crate::error::{At, Error, Result};
 use crate::fs::Open;
 use crate::id::SessionId;
-use crate::journal::{encode_save, Header};
+use crate::journal::{encode_save, keeps_order, Header};
 use crate::lock::{Hold, Wait};
 use crate::read::{other_session, read, Found, JournalFile, Names};
 use crate::session::Session;
@@ -133,7 +133,11 @@ impl Engine {
 
     /// Puts what the journal holds into the snapshot; None if there is no such session. It keeps its revision.
     pub fn checkpoint(&self, id: &SessionId, options: &SaveOptions) -> Result<Option<Receipt>> {
-        let (names, _) = self.find(id)?;
+        let (names, found) = self.find(id)?;
+        match found {
+            Found::Session(_) | Found::Deleted => {}
+            Found::Nothing | Found::Other(_) => return Ok(None), // no lock file for what is not there
+        }
         let names = Arc::new(names);
         let done = self.with_slot(&names, |slot| {
             let wait = Wait::AtMost(options.lock_timeout, options.give_up);
@@ -150,9 +154,9 @@ impl Engine {
     /// True if the files are still exactly those that were seen, as far as their identities tell.
     fn is_as_seen(&self, saved: &Saved, file: &FileBase) -> Result<bool> {
         let names = &file.names;
-        let path = self.path().join(&names.snapshot);
+        let (path, journal_path) = (self.path().join(&names.snapshot), self.path().join(&names.journal));
         let snapshot = self.dir().stat(&names.snapshot).at("stat", &path)?;
-        let journal = self.dir().stat(&names.journal).at("stat", &path)?.map_or(0, |stat| stat.len);
+        let journal = self.dir().stat(&names.journal).at("stat", &journal_path)?.map_or(0, |stat| stat.len);
         if snapshot != Some(file.stat) || journal != file.journal_len {
             return Ok(false);
         }
@@ -320,6 +324,9 @@ impl Save<'_> {
     fn line(&self, current: &Current, options: &SaveOptions) -> Option<NewLine> {
         let base = &current.saved;
         let (lineage, file) = (base.lineage?, base.file.as_ref()?);
+        if !keeps_order(&base.head, self.session.head()) {
+            return None; // what a reader made of the line would not be what was saved
+        }
         let journal = &current.journal;
         let (end, chain) = if journal.folded { (0, 0) } else { (journal.good_len, journal.crc) };
         let (mut bytes, chain) = match end {

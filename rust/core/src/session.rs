@@ -156,9 +156,9 @@ impl Session {
     /// CRC of messages and head, independent of how a file writes them.
     fn content(&self) -> u32 {
         let head = &*self.head;
-        let mut crc = self.log.crc();
         let meta = [("tags", &head.tags), ("parent", &head.parent)];
         let extra = head.extra.iter().chain(&head.fields).map(|(k, v)| (&**k, v));
+        let mut crc = self.log.crc();
         for (key, value) in meta.into_iter().chain(extra) {
             for part in [key.as_bytes(), b":", value, b"\n"] {
                 crc = crc32c::crc32c_append(crc, part);

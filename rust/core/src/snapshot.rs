@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 /// The format this version writes, and the newest it reads.
 pub const FORMAT: u64 = 1;
-const MESSAGES: &[u8] = b"  \"messages\": [";
-const END: &[u8] = b"\n}\n";
+pub(crate) const MESSAGES: &[u8] = b"  \"messages\": [";
+pub(crate) const END: &[u8] = b"\n}\n";
 
 /// A snapshot ready to be written.
 #[derive(Debug)]
@@ -159,8 +159,18 @@ const SHAPES: &[(&str, &[u8], &str)] = &[
     ("updated_at", b"0123456789", "a number of Unix seconds"),
 ];
 
+/// Refuses a field of the wrong type.
+pub(crate) fn check_shape(name: &str, token: &[u8], at: usize) -> Result<(), Flaw> {
+    match SHAPES.iter().find(|(field, ..)| *field == name) {
+        Some((_, starts, what)) if !token.first().is_some_and(|b| starts.contains(b)) => {
+            Err(Flaw::new(at, format!("\"{name}\" is not {what}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A canonical copy of a value; shares the file's bytes where they are canonical already.
-fn canonical(text: &Bytes, value: json::Value) -> Bytes {
+pub(crate) fn canonical(text: &Bytes, value: json::Value) -> Bytes {
     if value.canonical {
         return text.slice(value.start..value.end);
     }
@@ -217,11 +227,7 @@ fn parse(text: &Bytes) -> Result<Snapshot, Flaw> {
             }
             "perdure" => meta = Some((parse_meta(text, at, &mut head)?, value.end)),
             _ => {
-                if let Some((_, starts, what)) = SHAPES.iter().find(|(field, ..)| *field == &*name) {
-                    if !token.first().is_some_and(|b| starts.contains(b)) {
-                        return Err(Flaw::new(at, format!("\"{name}\" is not {what}")));
-                    }
-                }
+                check_shape(&name, token, at)?;
                 head.set(&name, canonical(text, value));
             }
         }

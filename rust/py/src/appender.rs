@@ -33,7 +33,7 @@ impl Appender {
                 return Ok(false);
             }
         }
-        let first = data.lock().log().len();
+        let first = data.session(py)?.log().len();
         let messages = encoded(messages, first, None)?;
         if let Some(secrets) = &self.secrets {
             if messages.iter().any(|message| secrets.is_match(message)) {

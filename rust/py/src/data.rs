@@ -1,6 +1,6 @@
 //! `SessionData` and `SessionDelta`: what stores get and give.
 
-use crate::call::{attached, detached};
+use crate::call::{attached, detached, engine};
 use crate::decode::decode;
 use crate::delta::{Outcome, SessionDelta};
 use crate::encode::encode;
@@ -9,26 +9,90 @@ use crate::fields::{datetime, default_head, field, key_text, now, session_id, st
 use crate::messages::Messages;
 use bytes::Bytes;
 use perdure_core::json::Writer;
-use perdure_core::Session;
+use perdure_core::{Error, Opened, Session, Tail};
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyString, PyTuple};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A session in memory.
 #[pyclass(frozen, module = "perdure", weakref)]
 pub struct SessionData {
+    /// While `tail` is there: without its messages.
     session: Mutex<Session>,
+    /// A session of which only the end was read so far.
+    tail: Mutex<Option<Arc<Tail>>>,
+    /// False while there is a tail. Looked at on every way in, so that a session that is whole pays for nothing.
+    whole: AtomicBool,
     /// Held for the time of a save to files.
     saving: Mutex<()>,
 }
 
 impl SessionData {
     pub fn new(session: Session) -> SessionData {
-        SessionData { session: Mutex::new(session), saving: Mutex::new(()) }
+        let (tail, whole) = (Mutex::new(None), AtomicBool::new(true));
+        SessionData { session: Mutex::new(session), tail, whole, saving: Mutex::new(()) }
     }
 
-    /// Held for moments only: nothing that calls Python or the disk happens under it.
+    pub fn opened(opened: Opened) -> SessionData {
+        match opened {
+            Opened::Whole(loaded) => SessionData::new(loaded.session),
+            Opened::Tail(tail) => {
+                let data = SessionData::new(tail.session().clone());
+                let tail = Mutex::new(Some(Arc::new(tail)));
+                SessionData { tail, whole: AtomicBool::new(false), ..data }
+            }
+        }
+    }
+
+    /// Reads what has not been read yet; warnings that are to be logged. Never called with the interpreter held.
+    pub fn complete(&self) -> Result<Vec<String>, Error> {
+        if self.whole.load(Ordering::Acquire) {
+            return Ok(Vec::new());
+        }
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(rest) = &*tail else { return Ok(Vec::new()) };
+        let loaded = rest.load()?;
+        *self.lock() = loaded.session;
+        *tail = None;
+        self.whole.store(true, Ordering::Release);
+        Ok(loaded.warnings)
+    }
+
+    /// The whole session, to be looked at or changed.
+    pub fn session(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, Session>> {
+        self.whole(py)?;
+        Ok(self.lock())
+    }
+
+    /// Reads what has not been read yet.
+    pub fn whole(&self, py: Python<'_>) -> PyResult<()> {
+        if !self.whole.load(Ordering::Acquire) {
+            for warning in engine(py, || self.complete())? {
+                errors::warn(py, &warning)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tail(&self) -> Option<Arc<Tail>> {
+        if self.whole.load(Ordering::Acquire) {
+            return None;
+        }
+        // Held for long only by a thread that is about to make the session whole.
+        self.tail.try_lock().ok().and_then(|tail| tail.clone())
+    }
+
+    fn count(&self, py: Python<'_>) -> PyResult<usize> {
+        match self.tail() {
+            Some(tail) => Ok(tail.count()),
+            None => Ok(self.session(py)?.log().len()),
+        }
+    }
+
+    /// The session as far as it was read: head and base. Held for moments only: nothing that calls Python or the disk
+    /// happens under it.
     pub fn lock(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,8 +131,9 @@ impl SessionData {
     }
 
     fn store_field(&self, key: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let value_py = value.py();
         let value = attached(|| field(key, value))?;
-        let mut session = self.lock();
+        let mut session = self.session(value_py)?;
         if session.head().get(key) != Some(&value) {
             session.head_mut().set(key, value);
             if key != "updated_at" {
@@ -149,12 +214,25 @@ impl SessionData {
     }
 
     #[getter]
-    fn messages(&self) -> Messages {
-        Messages::new(self.lock().log().clone())
+    fn messages(slf: Bound<'_, Self>) -> PyResult<Messages> {
+        match slf.get().tail() {
+            Some(tail) => Ok(Messages::of_tail(tail, slf.unbind())),
+            None => Ok(Messages::new(slf.get().session(slf.py())?.log().clone())),
+        }
     }
 
-    fn __len__(&self) -> usize {
-        self.lock().log().len()
+    fn _load_all(&self, py: Python<'_>) -> PyResult<()> {
+        self.whole(py)
+    }
+
+    /// Index of the first message that is in memory.
+    #[getter]
+    fn _first_loaded(&self) -> usize {
+        self.tail().map_or(0, |tail| tail.first())
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        self.count(py)
     }
 
     /// A session without messages is still a session.
@@ -180,7 +258,7 @@ impl SessionData {
 
     #[getter]
     fn first_prompt<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let prompt = self.lock().first_prompt();
+        let prompt = self.session(py)?.first_prompt();
         attached(|| decode(py, &prompt, || "first_prompt".to_string()))
     }
 
@@ -192,8 +270,9 @@ impl SessionData {
 
     #[setter]
     fn set_tags(&self, tags: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = tags.py();
         let tags = strings("tags", tags)?;
-        let mut session = self.lock();
+        let mut session = self.session(py)?;
         if session.head().tags != tags {
             session.head_mut().tags = tags;
             session.touch(now());
@@ -309,15 +388,15 @@ impl SessionData {
 
     #[pyo3(signature = (*messages, default=None))]
     fn append(&self, messages: &Bound<'_, PyTuple>, default: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        let first = self.lock().log().len();
+        let first = self.session(messages.py())?.log().len();
         let messages = encoded(messages, first, default)?;
         self.append_encoded(&messages);
         Ok(())
     }
 
-    fn truncate(&self, count: Whole) -> PyResult<()> {
+    fn truncate(&self, py: Python<'_>, count: Whole) -> PyResult<()> {
         let count = count.0;
-        let mut session = self.lock();
+        let mut session = self.session(py)?;
         let len = session.log().len();
         match usize::try_from(count) {
             Ok(count) if count <= len => {
@@ -339,7 +418,7 @@ impl SessionData {
             usize::try_from(real).ok().filter(|i| *i < len)
         };
         let out_of_range = || PyIndexError::new_err(format!("there is no message {index}"));
-        let at = position(self.lock().log().len()).ok_or_else(out_of_range)?;
+        let at = position(self.session(message.py())?.log().len()).ok_or_else(out_of_range)?;
         let messages = encoded(&PyTuple::new(message.py(), [message])?, at, default)?;
         let mut session = self.lock();
         // Another thread may have cut the session meanwhile.
@@ -352,14 +431,14 @@ impl SessionData {
     }
 
     /// An independent copy; costs nothing, whatever the length.
-    fn freeze(&self) -> SessionData {
-        SessionData::new(self.lock().clone())
+    fn freeze(&self, py: Python<'_>) -> PyResult<SessionData> {
+        Ok(SessionData::new(self.session(py)?.clone()))
     }
 
     #[pyo3(signature = (new_id, at=None))]
     fn fork(&self, new_id: &Bound<'_, PyAny>, at: Option<Whole>) -> PyResult<SessionData> {
         let id = session_id(new_id)?;
-        let session = self.lock();
+        let session = self.session(new_id.py())?;
         let len = session.log().len();
         let Whole(at) = at.unwrap_or(Whole(len as isize));
         match usize::try_from(at) {
@@ -369,7 +448,7 @@ impl SessionData {
     }
 
     fn to_json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let session = self.lock().clone();
+        let session = self.session(py)?.clone();
         let json = detached(py, move || Ok::<_, PyErr>(session.to_json()))??;
         Ok(PyBytes::new(py, &json))
     }
@@ -392,11 +471,11 @@ impl SessionData {
     }
 
     fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let session = self.lock().clone();
+        let session = self.session(py)?.clone();
         let dict = attached(|| decode(py, &session.head_json(), || "session".to_string()))?;
         let messages = PyList::empty(py);
         for message in Messages::new(session.log().clone()).iterate() {
-            messages.append(attached(|| decode(py, &message, || format!("messages[{}]", messages.len())))?)?;
+            messages.append(attached(|| decode(py, &message?, || format!("messages[{}]", messages.len())))?)?;
         }
         dict.set_item("messages", messages)?;
         Ok(dict)
@@ -415,7 +494,7 @@ impl SessionData {
     /// What the next save has to write; None if nothing changed, unless `always`.
     #[pyo3(signature = (*, always=false))]
     fn delta(&self, py: Python<'_>, always: bool) -> PyResult<Option<SessionDelta>> {
-        let mut session = self.lock();
+        let mut session = self.session(py)?;
         if session.is_unchanged() && !always {
             return Ok(None);
         }
@@ -433,23 +512,22 @@ impl SessionData {
     }
 
     /// Expects what `stored` came from, so that the next save overwrites it.
-    fn rebase(&self, stored: &SessionData) {
-        let stored = stored.lock().clone();
-        self.lock().rebase(&stored);
+    fn rebase(&self, py: Python<'_>, stored: &SessionData) -> PyResult<()> {
+        let stored = stored.session(py)?.clone();
+        self.session(py)?.rebase(&stored);
+        Ok(())
     }
 
     /// Forgets what is stored: the next save creates.
-    fn detach(&self) {
-        self.lock().detach();
+    fn detach(&self, py: Python<'_>) -> PyResult<()> {
+        self.session(py)?.detach();
+        Ok(())
     }
 
     fn __repr__(&self) -> String {
         let session = self.lock();
-        format!(
-            "<SessionData {:?} revision={} messages={}>",
-            session.id().as_str(),
-            session.base().revision(),
-            session.log().len()
-        )
+        let count = self.tail().map_or(session.log().len(), |tail| tail.count());
+        let (id, revision) = (session.id().as_str(), session.base().revision());
+        format!("<SessionData {id:?} revision={revision} messages={count}>")
     }
 }

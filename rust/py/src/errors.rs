@@ -97,3 +97,10 @@ pub fn bug(panic: &Box<dyn Any + Send>) -> PyErr {
     let what = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     PyRuntimeError::new_err(format!("a bug in perdure, please report it: {}", what.unwrap_or("panic")))
 }
+
+/// Says something on the logger `perdure`.
+pub fn warn(py: Python<'_>, message: &str) -> PyResult<()> {
+    let logger = py.import("logging")?.call_method1("getLogger", ("perdure",))?;
+    logger.call_method1("warning", ("%s", message))?;
+    Ok(())
+}

@@ -1,35 +1,49 @@
 //! `Messages`: the history as an immutable sequence that decodes only what is looked at.
 
 use crate::call::attached;
+use crate::data::SessionData;
 use crate::decode::{decode, Scratch};
 use crate::fields::Whole;
-use perdure_core::MessageLog;
+use perdure_core::{MessageLog, Tail};
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PySlice};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// A view of a session's messages as they were when it was made.
 #[pyclass(frozen, sequence, module = "perdure")]
 #[derive(Clone)]
 pub struct Messages {
-    log: MessageLog,
+    source: Source,
     start: isize,
     step: isize,
     len: usize,
 }
 
+/// Where the messages are.
+#[derive(Clone)]
+enum Source {
+    Log(MessageLog),
+    /// The last ones here, the others with the session that was opened.
+    Tail(Arc<Tail>, Arc<Py<SessionData>>),
+}
+
 impl Messages {
     pub fn new(log: MessageLog) -> Messages {
         let len = log.len();
-        Messages { log, start: 0, step: 1, len }
+        Messages { source: Source::Log(log), start: 0, step: 1, len }
+    }
+
+    pub fn of_tail(tail: Arc<Tail>, data: Py<SessionData>) -> Messages {
+        let len = tail.count();
+        Messages { source: Source::Tail(tail, Arc::new(data)), start: 0, step: 1, len }
     }
 
     /// All messages as they are stored.
-    pub fn iterate(&self) -> impl Iterator<Item = bytes::Bytes> + '_ {
-        (0..self.len).filter_map(|i| self.log.get(self.position(i)))
+    pub fn iterate(&self) -> impl Iterator<Item = PyResult<bytes::Bytes>> + '_ {
+        (0..self.len).map(|i| self.stored(self.position(i)))
     }
 
     /// Index into the log of this view's message `index`.
@@ -48,7 +62,17 @@ impl Messages {
     }
 
     fn stored(&self, position: usize) -> PyResult<bytes::Bytes> {
-        self.log.get(position).ok_or_else(|| PyIndexError::new_err("message index out of range"))
+        let found = match &self.source {
+            Source::Log(log) => log.get(position),
+            Source::Tail(tail, data) => match tail.get(position) {
+                Some(message) => Some(message),
+                None => {
+                    Python::attach(|py| data.get().whole(py))?;
+                    tail.get(position)
+                }
+            },
+        };
+        found.ok_or_else(|| PyIndexError::new_err("message index out of range"))
     }
 
     fn decoded<'py>(&self, py: Python<'py>, position: usize) -> PyResult<Bound<'py, PyAny>> {
@@ -89,7 +113,7 @@ impl Messages {
         if let Ok(slice) = index.cast::<PySlice>() {
             let part = slice.indices(self.len as isize)?;
             let view = Messages {
-                log: self.log.clone(),
+                source: self.source.clone(),
                 start: self.start.wrapping_add(self.step.wrapping_mul(part.start)),
                 step: self.step.wrapping_mul(part.step),
                 len: part.slicelength,

@@ -1,6 +1,6 @@
 //! `FileSessionStore`: the engine as Python sees it.
 
-use crate::call::{detached, engine, give_up};
+use crate::call::{detached, engine, give_up, together};
 use crate::data::SessionData;
 use crate::decode::decode;
 use crate::delta::{Outcome, SessionDelta};
@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -93,6 +94,7 @@ fn write(engine: &Engine, delta: &SessionDelta, options: &SaveOptions) -> Result
 pub fn save_data(engine: &Engine, data: &SessionData, options: &SaveOptions) -> Result<Receipt, Error> {
     // Two threads that save one session take turns: the second one stands on what the first one saved.
     let _turn = data.turn();
+    data.complete()?;
     let delta = SessionDelta::new(&mut data.lock())?;
     let done = write(engine, &delta, options);
     data.settled(&delta, false);
@@ -110,17 +112,13 @@ fn save_receipt(py: Python<'_>, engine: &Engine, receipt: &Receipt, taken: Durat
     Ok(class.call1(fields)?.unbind())
 }
 
-fn warn(py: Python<'_>, message: &str) -> PyResult<()> {
-    let logger = py.import("logging")?.call_method1("getLogger", ("perdure",))?;
-    logger.call_method1("warning", ("%s", message))?;
-    Ok(())
-}
-
 /// What a close did not do is done by whoever opens the session next; but nobody should have to guess.
 fn closed(py: Python<'_>, done: Result<(), Error>) -> PyResult<()> {
     match done {
         Ok(()) => Ok(()),
-        Err(error) => warn(py, &format!("a journal was not put into its snapshot: {error}; nothing is lost by it")),
+        Err(error) => {
+            errors::warn(py, &format!("a journal was not put into its snapshot: {error}; nothing is lost by it"))
+        }
     }
 }
 
@@ -160,7 +158,7 @@ impl FileSessionStore {
         let engine = engine(py, move || Engine::open(&path))?;
         if let Some(kind) = engine.network_warning() {
             let path = engine.path().display();
-            warn(
+            errors::warn(
                 py,
                 &format!(
                     "{path} is on a network file system ({kind}): what it says is saved may be lost, and its locks \
@@ -206,6 +204,7 @@ impl FileSessionStore {
     fn save(&self, py: Python<'_>, data: &SessionData, create: bool, force: bool) -> PyResult<Py<PyAny>> {
         let (place, options) = (self.engine(py)?, SaveOptions { create, force, ..self.options()? });
         let started = Instant::now();
+        data.whole(py)?;
         let receipt = engine(py, || save_data(&place, data, &options))?;
         save_receipt(py, &place, &receipt, started.elapsed())
     }
@@ -215,11 +214,20 @@ impl FileSessionStore {
         let (place, options) = (self.engine(py)?, SaveOptions { create, force, ..self.options()? });
         let datas: Vec<Py<SessionData>> =
             datas.try_iter()?.map(|data| Ok(data?.extract()?)).collect::<PyResult<_>>()?;
+        for data in &datas {
+            // What it says is logged here; an error shows when the session is saved.
+            let _ = data.get().whole(py);
+        }
         let at = place.clone();
         let saved = detached(py, move || {
-            Ok::<_, PyErr>(pool::map(datas, pool::MOST, move |data| {
+            let interrupted = Arc::new(AtomicBool::new(false));
+            let theirs = interrupted.clone();
+            let watch = || {
+                let _ = together(&interrupted, give_up);
+            };
+            Ok::<_, PyErr>(pool::map_watched(datas, pool::MOST, watch, move |data| {
                 let started = Instant::now();
-                let done = save_data(&at, data.get(), &options);
+                let done = together(&theirs, || save_data(&at, data.get(), &options));
                 // The object goes back to the caller, who has the interpreter, to be let go of.
                 (done, started.elapsed(), data)
             }))
@@ -272,13 +280,13 @@ impl FileSessionStore {
     #[pyo3(signature = (id, /))]
     fn load(&self, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<Option<SessionData>> {
         let (id, place) = (session_id(id)?, self.engine(py)?);
-        let Some(loaded) = engine(py, move || place.load(&id))? else { return Ok(None) };
-        if !loaded.warnings.is_empty() {
-            for warning in loaded.warnings {
-                warn(py, &warning)?;
+        let Some(opened) = engine(py, move || place.open_session(&id))? else { return Ok(None) };
+        if let perdure_core::Opened::Whole(loaded) = &opened {
+            for warning in &loaded.warnings {
+                errors::warn(py, warning)?;
             }
         }
-        Ok(Some(SessionData::new(loaded.session)))
+        Ok(Some(SessionData::opened(opened)))
     }
 
     #[pyo3(signature = (id, /))]

@@ -91,7 +91,9 @@ fn beginning(file: &dyn File, only_id: bool) -> Result<Option<Beginning>, Unclea
         return Ok(Some(found));
     }
     found.len = file.stat()?.len;
-    let Some(head_len) = found.len.checked_sub(found.messages_bytes + END) else { return Ok(None) };
+    let Some(head_len) = found.len.checked_sub(END).and_then(|len| len.checked_sub(found.messages_bytes)) else {
+        return Ok(None);
+    };
     if found.messages_at.is_none() && text.len() == HEAD && head_len <= LONGEST_HEAD {
         let len = found.len;
         let text: Bytes = file.read_some(0, head_len as usize + HEAD)?.into();

@@ -39,10 +39,8 @@ pub(super) fn apply(journal: &dyn File, to: &mut Beginning) -> Result<bool, Uncl
         }
         deleted = line.deleted;
         if !deleted {
-            if line.revision != Some(revision + 1) {
-                return Err(Unclear);
-            }
-            revision += 1;
+            let next = line.revision.filter(|next| revision.checked_add(1) == Some(*next));
+            revision = next.ok_or(Unclear)?;
             let from = line.from.ok_or(Unclear)?;
             last = Some((from, line.messages_at));
             if stands {
@@ -62,7 +60,7 @@ pub(super) fn apply(journal: &dyn File, to: &mut Beginning) -> Result<bool, Uncl
     }
     if let Some((from, messages_at)) = last {
         to.meta.revision = revision;
-        to.count = from + lines.count_messages(messages_at)?;
+        to.count = from.checked_add(lines.count_messages(messages_at)?).ok_or(Unclear)?;
     }
     Ok(true)
 }
@@ -111,12 +109,13 @@ impl Lines<'_> {
             if self.ended {
                 return if memchr::memchr(b'\n', rest).is_some() { Err(Unclear) } else { Ok(None) };
             }
-            let missing = len.unwrap_or(SEAL) - rest.len();
-            self.fill(missing.max(CHUNK))?;
+            self.fill()?;
         }
     }
 
-    fn fill(&mut self, count: usize) -> Result<(), Unclear> {
+    fn fill(&mut self) -> Result<(), Unclear> {
+        // Not as much as the line says that it has: that may be damaged.
+        let count = self.buffer.len().max(CHUNK);
         self.start += self.line.start as u64;
         self.buffer.drain(..self.line.start);
         self.line = 0..self.line.len();

@@ -1,0 +1,1 @@
+"""Perdure and its peers, side by side. See README.md."""

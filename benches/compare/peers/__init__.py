@@ -1,0 +1,1 @@
+"""The contenders: one module a peer, imported in the environment of that peer only."""
