@@ -32,7 +32,7 @@ ifeq ($(wildcard python/perdure/_core*.so python/perdure/_core*.pyd),)
 $(shell rm -f $(VENV)/.core)
 endif
 
-.PHONY: help demo test dev weights lint fmt test-rust test-py smoke bench callgrind callgrind-update crash wheel sdist test-wheel clean
+.PHONY: help demo test dev weights lint fmt test-rust test-py smoke bench callgrind callgrind-update crash wheel sdist test-wheel clean property
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -117,6 +117,9 @@ callgrind-update: ## record the instructions of a journal save as they are now
 
 crash: ## the crash matrix with many disks: some minutes
 	PERDURE_CRASH_STATES=$(PERDURE_CRASH_STATES) cargo test -p perdure-core --locked --release --test crash_matrix -- --nocapture
+
+property: dev ## the property test of the three stores with ten thousand cases: an hour
+	PERDURE_CASES=10000 $(PY) -m pytest -p no:benchmark --timeout 0 tests/core/test_same_state.py
 
 # ---- packages
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import orjson
@@ -47,17 +49,46 @@ def contenders(directory: Path) -> dict[str, Callable[[], Any]]:
         assert data is not None
         return data
 
-    held = opened()
+    def whole() -> SessionData:
+        data = opened()
+        data._load_all()
+        return data
+
+    held = whole()
     return {
         FLOOR: read,
         RIVAL: lambda: orjson.loads(read()),
         "json": lambda: json.loads(read()),
         # The whole file is read, checked against its checksum and indexed; nothing is decoded.
-        "open": opened,
-        "open + last message": lambda: opened().messages[-1],
+        "open": whole,
         "open + whole history": lambda: list(opened().messages),
         "whole history of an open session": lambda: list(held.messages),
     }
+
+
+def by_the_end(directory: Path) -> dict[str, Callable[[], Any]]:
+    """What costs the same whatever the length, and the raw reads of the same bytes.
+
+    Timed apart from the others: after one of those has let go of a gigabyte everything is slow for a while.
+    """
+    store = FileSessionStore(directory)
+    path = str(directory / f"{ID}.json")
+
+    def ends() -> tuple[bytes, bytes]:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            return os.pread(fd, 8192, 0), os.pread(fd, 65536, max(0, size - 65536))
+        finally:
+            os.close(fd)
+
+    def tail() -> tuple[int, list[dict[str, Any]]]:
+        data = store.load(ID)
+        assert data is not None
+        history = data.messages
+        return len(history), list(history[-20:])
+
+    return {"raw reads of head and end": ends, "open + len + last 20": tail}
 
 
 def measure(directory: Path, count: int, rounds: int) -> dict[str, Any]:
@@ -74,6 +105,18 @@ def measure(directory: Path, count: int, rounds: int) -> dict[str, Any]:
         | {"ratio_to_orjson": ratio(values, seconds[RIVAL]), "ratio_to_read": ratio(values, seconds[FLOOR])}
         for name, values in seconds.items()
     }
+    light = by_the_end(directory)
+    length, last = light["open + len + last 20"]()
+    if (length, last) != (count, timed[RIVAL]()["messages"][-20:]):
+        sys.exit("the end of the session is not its end")
+    gc.collect()
+    ends = interleaved(light, max(rounds, 100), seed=count)
+    for name, values in ends.items():
+        to_orjson = median(values) / median(seconds[RIVAL])
+        rows[name] = summary(values) | {
+            "ratio_to_orjson": dict.fromkeys(("median", "mean", "p99"), to_orjson),
+            "ratio_to_read": ratio(values, ends["raw reads of head and end"]),
+        }
     size = (directory / f"{ID}.json").stat().st_size
     return {"messages": count, "rounds": rounds, "file_bytes": size, "rows": rows}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from config_helpers import CANARY, EXAMPLE, set_variables
-from perdure.config import AgentConfig, load_config
+from perdure.config import AgentConfig, ModelConfig, load_config
 from perdure.errors import ConfigError
 
 

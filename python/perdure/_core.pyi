@@ -265,9 +265,9 @@ class FileSessionStore:
 
     A save is acknowledged when it survives a power cut: the file is written beside the old one, synced, renamed, and
     the directory synced. Steps inside of a turn go to a journal beside it. In journal mode every save does: it costs
-    what is new, whatever the length of the history, until the journal outgrows twice the file (and 64 KiB) and is folded
-    into it. Safe to use from any thread; all stores of a process on one directory work together, and processes keep
-    apart with a lock a session. May be subclassed; a subclass with an `__init__` of its own calls
+    what is new, whatever the length of the history, until the journal outgrows twice the file (and 64 KiB) and is
+    folded into it. Safe to use from any thread; all stores of a process on one directory work together, and processes
+    keep apart with a lock a session. May be subclassed; a subclass with an `__init__` of its own calls
     `super().__init__(dir)`.
 
     Args:

@@ -25,7 +25,7 @@ from plain_helpers import crc32c, header, sealed, snapshot_bytes, step
 
 __all__ = [
     "HISTORY", "SAVES", "Other", "closed_session", "crc32c", "goes_on", "header", "journal_store", "lines", "other",
-    "plain_state", "refused", "sealed", "size", "snapshot_bytes", "state", "step", "stripped",
+    "plain_state", "refused", "reopened", "sealed", "size", "snapshot_bytes", "state", "step", "stripped",
 ]  # fmt: skip
 
 NEWLINE = b"\n"
@@ -33,6 +33,12 @@ NEWLINE = b"\n"
 
 def journal_store(directory: Path | str, **options: Any) -> FileSessionStore:
     return FileSessionStore(directory, journal=True, **options)
+
+
+def reopened(store: FileSessionStore) -> FileSessionStore:
+    """What a process that comes later has; the pure-Python store reads the same by then."""
+    store.close()
+    return journal_store(store.path)
 
 
 def size(directory: Path, name: str = "s.journal") -> int:

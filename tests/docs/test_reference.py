@@ -139,7 +139,7 @@ def test_session_methods(cls: type) -> None:
     members_match("session methods", cls, beside={"last_save_error"})
 
 
-@pytest.mark.parametrize("cls", [types.SaveReceipt, types.SendResult, types.Usage, types.SessionInfo])
+@pytest.mark.parametrize("cls", [types.SaveReceipt, types.StoreStats, types.SendResult, types.Usage, types.SessionInfo])
 def test_fields_of_results(cls: Any) -> None:
     assert column(cls.__name__) == [field.name for field in dataclasses.fields(cls)]
 
