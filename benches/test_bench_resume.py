@@ -29,7 +29,10 @@ def test_contenders_read_the_session(tmp_path: Path) -> None:
     expected = [message(n) for n in range(5)]
     assert timed["orjson"]()["messages"] == timed["json"]()["messages"] == expected
     assert timed["open + whole history"]() == timed["whole history of an open session"]() == expected
-    assert timed["open + last message"]() == expected[-1]
+    light = resume_bench.by_the_end(tmp_path)
+    assert light["open + len + last 20"]() == (5, expected)
+    raw = (tmp_path / "bench.json").read_bytes()
+    assert light["raw reads of head and end"]() == (raw[:8192], raw[-65536:])
     assert timed["open"]().messages == expected
     assert timed["read"]() == (tmp_path / "bench.json").read_bytes()
 

@@ -1,7 +1,8 @@
 //! The short way of a message to the disk: encode, look for secrets, append and save in one call of Python's.
 
 use crate::call::{attached, engine};
-use crate::data::{encoded, SessionData};
+use crate::data::SessionData;
+use crate::encode::encoded;
 use crate::errors;
 use crate::store::{save_data, FileSessionStore};
 use aho_corasick::AhoCorasick;

@@ -1,19 +1,19 @@
 //! `SessionData` and `SessionDelta`: what stores get and give.
 
-use crate::call::{attached, detached, engine};
+use crate::call::{attached, detached};
 use crate::decode::decode;
 use crate::delta::{Outcome, SessionDelta};
-use crate::encode::encode;
+use crate::encode::{encode, encoded};
 use crate::errors;
 use crate::fields::{datetime, default_head, field, key_text, now, session_id, strings, Whole};
 use crate::messages::Messages;
 use bytes::Bytes;
 use perdure_core::json::Writer;
-use perdure_core::{Error, Opened, Session, Tail};
+use perdure_core::{Session, Tail};
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyString, PyTuple};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A session in memory.
@@ -22,73 +22,22 @@ pub struct SessionData {
     /// While `tail` is there: without its messages.
     session: Mutex<Session>,
     /// A session of which only the end was read so far.
-    tail: Mutex<Option<Arc<Tail>>>,
+    pub(crate) tail: Mutex<Option<Arc<Tail>>>,
     /// False while there is a tail. Looked at on every way in, so that a session that is whole pays for nothing.
-    whole: AtomicBool,
+    pub(crate) whole: AtomicBool,
     /// Held for the time of a save to files.
     saving: Mutex<()>,
 }
 
 impl SessionData {
     pub fn new(session: Session) -> SessionData {
-        let (tail, whole) = (Mutex::new(None), AtomicBool::new(true));
+        SessionData::with_tail(session, None)
+    }
+
+    pub fn with_tail(session: Session, tail: Option<Tail>) -> SessionData {
+        let whole = AtomicBool::new(tail.is_none());
+        let tail = Mutex::new(tail.map(Arc::new));
         SessionData { session: Mutex::new(session), tail, whole, saving: Mutex::new(()) }
-    }
-
-    pub fn opened(opened: Opened) -> SessionData {
-        match opened {
-            Opened::Whole(loaded) => SessionData::new(loaded.session),
-            Opened::Tail(tail) => {
-                let data = SessionData::new(tail.session().clone());
-                let tail = Mutex::new(Some(Arc::new(tail)));
-                SessionData { tail, whole: AtomicBool::new(false), ..data }
-            }
-        }
-    }
-
-    /// Reads what has not been read yet; warnings that are to be logged. Never called with the interpreter held.
-    pub fn complete(&self) -> Result<Vec<String>, Error> {
-        if self.whole.load(Ordering::Acquire) {
-            return Ok(Vec::new());
-        }
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(rest) = &*tail else { return Ok(Vec::new()) };
-        let loaded = rest.load()?;
-        *self.lock() = loaded.session;
-        *tail = None;
-        self.whole.store(true, Ordering::Release);
-        Ok(loaded.warnings)
-    }
-
-    /// The whole session, to be looked at or changed.
-    pub fn session(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, Session>> {
-        self.whole(py)?;
-        Ok(self.lock())
-    }
-
-    /// Reads what has not been read yet.
-    pub fn whole(&self, py: Python<'_>) -> PyResult<()> {
-        if !self.whole.load(Ordering::Acquire) {
-            for warning in engine(py, || self.complete())? {
-                errors::warn(py, &warning)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn tail(&self) -> Option<Arc<Tail>> {
-        if self.whole.load(Ordering::Acquire) {
-            return None;
-        }
-        // Held for long only by a thread that is about to make the session whole.
-        self.tail.try_lock().ok().and_then(|tail| tail.clone())
-    }
-
-    fn count(&self, py: Python<'_>) -> PyResult<usize> {
-        match self.tail() {
-            Some(tail) => Ok(tail.count()),
-            None => Ok(self.session(py)?.log().len()),
-        }
     }
 
     /// The session as far as it was read: head and base. Held for moments only: nothing that calls Python or the disk
@@ -154,29 +103,6 @@ impl SessionData {
             }
         }
     }
-}
-
-/// Encodes messages; all of them or none.
-pub fn encoded(messages: &Bound<'_, PyTuple>, first: usize, hook: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Vec<u8>>> {
-    let py = messages.py();
-    attached(|| {
-        let mut all = Vec::with_capacity(messages.len());
-        for (i, message) in messages.iter().enumerate() {
-            let root = || format!("messages[{}]", first + i);
-            let mut out = Writer::with_capacity(1024);
-            encode(&mut out, &message, hook).map_err(|fault| fault.raise(py, &root()))?;
-            let bytes = out.into_bytes();
-            if bytes.first() != Some(&b'{') {
-                let kind = message.get_type().name()?;
-                return Err(errors::serialization(py, &root(), &format!("a message is a dict, not a {kind}")));
-            }
-            if u32::try_from(bytes.len()).is_err() {
-                return Err(errors::serialization(py, &root(), "a message of over 4 GiB"));
-            }
-            all.push(bytes);
-        }
-        Ok(all)
-    })
 }
 
 #[pymethods]

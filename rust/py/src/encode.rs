@@ -1,5 +1,6 @@
 //! Python objects to JSON, straight into the engine's writer: exact types first, then subclasses and enums, then an encoder hook.
 
+use crate::call::attached;
 use crate::errors;
 use perdure_core::json::{Writer, MAX_DEPTH};
 use pyo3::intern;
@@ -54,6 +55,29 @@ impl Fault {
             }
         }
     }
+}
+
+/// Encodes messages; all of them or none.
+pub fn encoded(messages: &Bound<'_, PyTuple>, first: usize, hook: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Vec<u8>>> {
+    let py = messages.py();
+    attached(|| {
+        let mut all = Vec::with_capacity(messages.len());
+        for (i, message) in messages.iter().enumerate() {
+            let root = || format!("messages[{}]", first + i);
+            let mut out = Writer::with_capacity(1024);
+            encode(&mut out, &message, hook).map_err(|fault| fault.raise(py, &root()))?;
+            let bytes = out.into_bytes();
+            if bytes.first() != Some(&b'{') {
+                let kind = message.get_type().name()?;
+                return Err(errors::serialization(py, &root(), &format!("a message is a dict, not a {kind}")));
+            }
+            if u32::try_from(bytes.len()).is_err() {
+                return Err(errors::serialization(py, &root(), "a message of over 4 GiB"));
+            }
+            all.push(bytes);
+        }
+        Ok(all)
+    })
 }
 
 /// Writes one value.

@@ -10,6 +10,7 @@ mod errors;
 mod fields;
 mod hcl;
 mod messages;
+mod partial;
 mod store;
 
 use pyo3::prelude::*;
