@@ -289,6 +289,33 @@ def test_a_lock_file_that_was_removed_is_made_again(tmp_path: Path) -> None:
     assert texts(loaded(store)) == ["one", "two", "theirs"]
 
 
+def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path) -> None:
+    """Whoever waited gets the lock of a file that its holder removed, while a third one has the new file's."""
+    store = journal_store(tmp_path, lock_timeout=30)
+    path, saved = tmp_path / "s.lock", threading.Event()
+    owner = json.dumps({"pid": 4711, "host": "elsewhere", "since": 1795344689, "hold": "open"})
+
+    def save() -> None:
+        store.save(session("s", "one"))
+        saved.set()
+
+    path.write_text(owner)
+    with path.open() as old:
+        fcntl.flock(old, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=save)
+        waiting.start()
+        assert not saved.wait(0.2)
+        path.unlink()
+        path.write_text(owner)
+        new = path.open()
+        fcntl.flock(new, fcntl.LOCK_EX)
+    assert not saved.wait(0.3), "it holds the lock of a file that is gone"
+    new.close()
+    waiting.join(30)
+    assert saved.is_set()
+    assert note(tmp_path)["pid"] == os.getpid()
+
+
 # --- forks
 
 
