@@ -118,7 +118,7 @@ callgrind-update: ## record the instructions of a journal save as they are now
 crash: ## the crash matrix with many disks: some minutes
 	PERDURE_CRASH_STATES=$(PERDURE_CRASH_STATES) cargo test -p perdure-core --locked --release --test crash_matrix -- --nocapture
 
-property: dev ## the property test of the three stores with ten thousand cases: an hour
+property: dev ## the property test of the three stores with ten thousand cases: ten minutes
 	PERDURE_CASES=10000 $(PY) -m pytest -p no:benchmark --timeout 0 tests/core/test_same_state.py
 
 # ---- packages
