@@ -24,7 +24,7 @@ class DirectSaves:
     def __init__(self, appender: Appender, client: StoreClient) -> None:
         self._appender = appender
         self._client = client
-        self._last: asyncio.Future[None] | None = None
+        self._on_their_way: set[asyncio.Future[None]] = set()
 
     @classmethod
     def of(cls, client: StoreClient | None, cleaner: Cleaner) -> DirectSaves | None:
@@ -47,16 +47,19 @@ class DirectSaves:
         future: asyncio.Future[None] = loop.create_future()
         if box is None or not self._appender.append_later(data, messages, box, future):
             return False
-        self._last = future
+        self._on_their_way.add(future)
+        future.add_done_callback(self._on_their_way.discard)
         await self._outcome(future, loop)
         return True
 
     async def settled(self) -> None:
         """Wait for what is still on its way. Raises `StoreError` if that takes too long."""
-        last = self._last
-        if last is not None and not last.done() and last.get_loop() is asyncio.get_running_loop():
-            await asyncio.wait({last}, timeout=self._client.timeout or None)
-            if not last.done():
+        # All of them: the last one to be begun need not be the last one to end.
+        loop = asyncio.get_running_loop()
+        saves = {save for save in self._on_their_way if save.get_loop() is loop and not save.done()}
+        if saves:
+            _, late = await asyncio.wait(saves, timeout=self._client.timeout or None)
+            if late:
                 raise self._client.too_long("append")
 
     async def _outcome(self, future: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
